@@ -1,0 +1,410 @@
+"""The nouns of the workbench: frozen values that flow between its parts, checked when they are made.
+
+Nothing here knows a model, a file format of somebody else, or a figure. Arrays are NumPy on the analysis side and torch
+on the model side; `save_record` and `load_record` write any record of arrays and plain values as one safetensors file
+with a JSON header.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+SiteKind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_raw", "z"]
+Split = Literal["identify", "tune", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+End = Literal["high", "low"]
+ENDS: tuple[End, ...] = get_args(End)
+Selection = Literal["magnitude", "discrimination", "both"]
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+
+
+class RecordError(ValueError):
+    """A saved record is missing, damaged, or of another kind or version than expected."""
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the model where activations are read or edited; `layer` is the 0-based block index.
+
+    `resid_pre`, `resid_mid`, `resid_post`: residual stream at block input, after attention, at block output.
+    `attn_out`, `mlp_out`: what the block adds to the stream; `mlp_raw`: MLP output before any post-norm;
+    `z`: concatenated head outputs before the output projection.
+    """
+
+    kind: SiteKind
+    layer: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SiteKind):
+            raise ValueError(f"unknown site kind {self.kind!r}; choose one of {', '.join(get_args(SiteKind))}")
+        if self.layer < 0:
+            raise ValueError(f"layer {self.layer} is negative; layers are counted from 0")
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `"resid_post.3"`, the form in which sites are printed and saved."""
+        kind, _, layer = text.partition(".")
+        if not layer.isdigit():
+            raise ValueError(f"cannot read site {text!r}; expected kind.layer, such as resid_post.3")
+        return cls(kind, int(layer))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One document of a domain corpus. `name` is its address (`law/17`); `domain` is "neutral" for text of none."""
+
+    text: str
+    domain: str
+    name: str
+    split: Split
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError(f"prompt {self.name} has no text")
+        if self.split not in SPLITS:
+            raise ValueError(f"prompt {self.name} has split {self.split!r}; expected one of {', '.join(SPLITS)}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A contrast: the same situation continued in the wanted (`positive`) and the unwanted (`negative`) way."""
+
+    positive: str
+    negative: str
+
+    def __post_init__(self) -> None:
+        if self.positive == self.negative:
+            raise ValueError(f"positive and negative are identical, so they show no contrast: {self.positive[:60]!r}")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of token ids with the mask of real tokens (padding is False), on the model's device."""
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+
+    @property
+    def lengths(self) -> Int[Tensor, "batch"]:
+        """Number of real tokens per row."""
+        return self.mask.sum(dim=1)
+
+    @property
+    def positions(self) -> Int[Tensor, "batch pos"]:
+        """Absolute position of every real token, counted from 0; -1 on padding."""
+        return torch.where(self.mask, self.mask.long().cumsum(dim=1) - 1, -1)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows of real tokens of one batch, all of one domain; padding never appears.
+
+    `values[s]` are the activations at `sites[s]` in the model's dtype. `prompt_index` counts in the list of prompts that
+    the stream was given; `positions` are absolute, so position 0 is BOS or, where a family has none, the first token.
+    """
+
+    domain: str
+    sites: tuple[Site, ...]
+    values: Float[Tensor, "site token width"]
+    token_ids: Int[Tensor, "token"]
+    prompt_index: Int[Tensor, "token"]
+    positions: Int[Tensor, "token"]
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The tokens with the most extreme activations, per domain, layer, end (0 high, 1 low), rank and dimension.
+
+    `value` is in activation units; `prompt` counts in the list of prompts, -1 where fewer tokens than ranks were seen.
+    """
+
+    value: Float32[np.ndarray, "domain layer end rank d_model"]
+    prompt: Int[np.ndarray, "domain layer end rank d_model"]
+    position: Int[np.ndarray, "domain layer end rank d_model"]
+    token: Int[np.ndarray, "domain layer end rank d_model"]
+
+
+@dataclass(frozen=True)
+class DimensionStatistics:
+    """What is known of every residual dimension, per domain and layer, over all tokens but the first of each prompt.
+
+    Moments are float64 and merge exactly enough that shards equal one pass. Position 0 (BOS, or the first token of
+    families without BOS) carries attention sinks and is counted apart in the `first_*` fields. `n_active` counts the
+    prompts whose mean magnitude at that layer lies more than 3 sigma above the mean over dimensions.
+    """
+
+    domains: tuple[str, ...]
+    n_tokens: Int[np.ndarray, "domain"]
+    n_prompts: Int[np.ndarray, "domain"]
+    mean: Float64[np.ndarray, "domain layer d_model"]
+    m2: Float64[np.ndarray, "domain layer d_model"]
+    mean_magnitude: Float64[np.ndarray, "domain layer d_model"]
+    max_magnitude: Float64[np.ndarray, "domain layer d_model"]
+    n_active: Int[np.ndarray, "domain layer d_model"]
+    first_mean_magnitude: Float64[np.ndarray, "domain layer d_model"]
+    first_max_magnitude: Float64[np.ndarray, "domain layer d_model"]
+    top: TopTokens
+
+    @property
+    def variance(self) -> Float64[np.ndarray, "domain layer d_model"]:
+        """Population variance over tokens, in squared activation units."""
+        return self.m2 / np.maximum(self.n_tokens, 1)[:, None, None]
+
+    @property
+    def frequency(self) -> Float64[np.ndarray, "domain layer d_model"]:
+        """Share of prompts in which the dimension is active under the 3-sigma rule, per layer."""
+        return self.n_active / np.maximum(self.n_prompts, 1)[:, None, None]
+
+
+@dataclass(frozen=True)
+class PooledRows:
+    """One row per prompt, pooling, layer and dimension: what readings, bootstrap and permutations resample.
+
+    `values` may be memory-mapped. Poolings are over the tokens after the first: `mean_abs`, `mean`, `max_abs`, `last`;
+    `first` is the activation of the first position itself.
+    """
+
+    prompts: tuple[str, ...]
+    domains: tuple[str, ...]
+    splits: tuple[Split, ...]
+    poolings: tuple[str, ...]
+    values: Float32[np.ndarray, "prompt pooling layer d_model"]
+
+    def __post_init__(self) -> None:
+        n = self.values.shape[0]
+        if not n == len(self.prompts) == len(self.domains) == len(self.splits):
+            raise ValueError(f"{n} rows, but {len(self.prompts)} names, {len(self.domains)} domains")
+        if self.values.shape[1] != len(self.poolings):
+            raise ValueError(f"{self.values.shape[1]} poolings in the rows, but {len(self.poolings)} names for them")
+
+    def pooled(self, pooling: str) -> Float32[np.ndarray, "prompt layer d_model"]:
+        """The rows of one pooling; raises if it was not collected."""
+        if pooling not in self.poolings:
+            raise ValueError(f"pooling {pooling!r} was not collected; these were: {', '.join(self.poolings)}")
+        return self.values[:, self.poolings.index(pooling)]
+
+    def where(self, *, split: Split | None = None, domain: str | None = None) -> Bool[np.ndarray, "prompt"]:
+        """Mask of the rows of one split and/or one domain."""
+        mask = np.ones(len(self.prompts), dtype=bool)
+        if split is not None:
+            mask &= np.array(self.splits) == split
+        if domain is not None:
+            mask &= np.array(self.domains) == domain
+        return mask
+
+
+@dataclass(frozen=True)
+class TokenColumns:
+    """Activations of chosen (layer, dimension) columns at every real token, first positions included.
+
+    `token_text[t]` is the text of token t; tokens of a prompt stand together in reading order. `prompt_index` counts in
+    `prompts`, whose domains and splits stand beside it.
+    """
+
+    columns: tuple[tuple[int, int], ...]
+    values: Float32[np.ndarray, "token column"]
+    token_text: tuple[str, ...]
+    prompt_index: Int[np.ndarray, "token"]
+    positions: Int[np.ndarray, "token"]
+    prompts: tuple[str, ...]
+    domains: tuple[str, ...]
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A domain-critical dimension (DCD) with the evidence it was selected on; magnitudes in activation units.
+
+    `frequency` is the share of the domain's prompts in which it is active, `frequency_elsewhere` the mean of that share
+    over the other domains. `reach` says whether it is large in every domain, in this one, or in some.
+    """
+
+    domain: str
+    dimension: int
+    rank: int
+    selection: Selection
+    magnitude: float
+    magnitude_elsewhere: float
+    frequency: float
+    frequency_elsewhere: float
+    reach: Literal["every domain", "this domain", "some domains", "no domain"]
+
+
+@dataclass(frozen=True)
+class TokenContext:
+    """A token that fires a dimension, with the text around it and its address."""
+
+    token: str
+    before: str
+    after: str
+    value: float
+    prompt: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A dimension read as a detector of a token class at one layer and one end.
+
+    `auroc` separates tokens of the class from other tokens of the same domain by activation on held-out documents;
+    `low` and `high` bound it (95 % document bootstrap). `label` is "unlabelled" where no class passed; the score is
+    then NaN.
+    """
+
+    domain: str
+    layer: int
+    dimension: int
+    end: End
+    label: str
+    auroc: float
+    low: float
+    high: float
+    n_tokens: int
+    top_tokens: tuple[TokenContext, ...]
+    promoted: tuple[str, ...]
+    suppressed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One steered arm at one budget: effect with a paired 95 % interval over passages, beside what it cost.
+
+    `effect` is in the unit of `metric` (for losses: steered minus unsteered nats per token, negative is better).
+    `strength` multiplies the method's delta; `kl` is nats per token to the unsteered model on neutral text, measured at
+    that strength; `budget` is the KL level asked for. `reached` is False where no strength reached it.
+    """
+
+    task: str
+    metric: str
+    domain: str
+    method: str
+    selection: str
+    layer: int
+    strength: float
+    budget: float
+    kl: float
+    reached: bool
+    effect: float
+    low: float
+    high: float
+    n: int
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+FORMAT_VERSION = 1
+
+
+def to_plain(value: Any) -> Any:
+    """A record, or a nest of tuples of records, as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def save_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Write arrays as safetensors with a JSON header that says what they are; complete or not at all."""
+    metadata = {"kind": kind, "format": str(FORMAT_VERSION), "header": json.dumps(to_plain(header))}
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def load_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_arrays` wrote; raises `RecordError` on another kind, another version or a damaged file."""
+    if not path.exists():
+        raise RecordError(f"{path} does not exist; was the run completed?")
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RecordError(f"{path} is damaged ({error}); write it again") from error
+    if metadata.get("kind") != kind:
+        raise RecordError(f"{path} holds {metadata.get('kind', 'no record')!r}, expected {kind!r}")
+    if metadata.get("format") != str(FORMAT_VERSION):
+        raise RecordError(f"{path} has format {metadata.get('format')}, this version reads {FORMAT_VERSION}")
+    return arrays, json.loads(metadata["header"])
+
+
+def save_statistics(statistics: DimensionStatistics, path: Path) -> None:
+    """Write statistics to one safetensors file."""
+    arrays = {
+        field.name: getattr(statistics, field.name)
+        for field in dataclasses.fields(statistics)
+        if field.name not in ("domains", "top")
+    }
+    arrays |= {f"top.{field.name}": getattr(statistics.top, field.name) for field in dataclasses.fields(TopTokens)}
+    save_arrays(path, "DimensionStatistics", arrays, {"domains": statistics.domains})
+
+
+def load_statistics(path: Path) -> DimensionStatistics:
+    """Read what `save_statistics` wrote."""
+    arrays, header = load_arrays(path, "DimensionStatistics")
+    top = TopTokens(**{field.name: arrays.pop(f"top.{field.name}") for field in dataclasses.fields(TopTokens)})
+    return DimensionStatistics(domains=tuple(header["domains"]), top=top, **arrays)
+
+
+def save_pooled_rows(rows: PooledRows, path: Path) -> None:
+    """Write pooled rows to one safetensors file."""
+    header = {"prompts": rows.prompts, "domains": rows.domains, "splits": rows.splits, "poolings": rows.poolings}
+    save_arrays(path, "PooledRows", {"values": rows.values}, header)
+
+
+def load_pooled_rows(path: Path) -> PooledRows:
+    """Read what `save_pooled_rows` wrote."""
+    arrays, header = load_arrays(path, "PooledRows")
+    return PooledRows(**{name: tuple(items) for name, items in header.items()}, values=arrays["values"])
+
+
+def save_table(records: list[Any], path: Path) -> None:
+    """Write a list of plain records (DCDs, detectors, comparisons) as JSON."""
+    kind = type(records[0]).__name__ if records else "empty"
+    content = {"kind": kind, "format": FORMAT_VERSION, "records": to_plain(records)}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_table(path: Path, kind: type[Any]) -> list[Any]:
+    """Read what `save_table` wrote as records of `kind`."""
+    if not path.exists():
+        raise RecordError(f"{path} does not exist; was the run completed?")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is damaged ({error}); write it again") from error
+    if content.get("kind") not in (kind.__name__, "empty") or content.get("format") != FORMAT_VERSION:
+        raise RecordError(f"{path} holds {content.get('kind')!r}, expected {kind.__name__!r}")
+    return [_from_plain(kind, row) for row in content["records"]]
+
+
+def _from_plain(kind: type[Any], row: dict[str, Any]) -> Any:
+    values = {}
+    for field in dataclasses.fields(kind):
+        value = row[field.name]
+        if field.name == "top_tokens":
+            value = tuple(TokenContext(**item) for item in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[field.name] = value
+    return kind(**values)
