@@ -1,0 +1,64 @@
+"""Find, label and steer domain-critical dimensions of language models.
+
+The public names are loaded when they are first used, so that `import workbench` and `workbench --help` stay fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Activations": "records",
+    "Comparison": "records",
+    "Detector": "records",
+    "Dimension": "records",
+    "DimensionStatistics": "records",
+    "Pair": "records",
+    "PooledRows": "records",
+    "Prompt": "records",
+    "Site": "records",
+    "TokenColumns": "records",
+    "Tokens": "records",
+    "load_corpus": "corpus",
+    "load_pairs": "corpus",
+    "neutral_prompts": "corpus",
+    "HookedModel": "models",
+    "load_model": "models",
+    "collect": "activations",
+    "collect_columns": "activations",
+    "stream": "activations",
+    "dcd_frame": "dimensions",
+    "find_dcds": "dimensions",
+    "merge": "dimensions",
+    "detector_frame": "detectors",
+    "find_detectors": "detectors",
+    "ContrastiveAddition": "steering",
+    "CriticalDimensionSteering": "steering",
+    "Steering": "steering",
+    "load_steering": "steering",
+    "save_steering": "steering",
+    "steer": "steering",
+    "compare_steering": "evaluation",
+    "contexts_html": "figures",
+    "effect_figure": "figures",
+    "frequency_figure": "figures",
+    "magnitude_figure": "figures",
+    "profile_figure": "figures",
+    "write_report": "report",
+    "run_study": "study",
+}
+
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    value = getattr(import_module(f"workbench.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,62 @@
+# One virtual environment for everything; every target that needs it makes it. Needs make and Python >= 3.11.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+JOBS ?= 2
+
+# One thread per test process: two processes with two threads each would fight over two cores.
+TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
+NOTEBOOKS := $(if $(wildcard notebooks/*.ipynb),--nbmake --nbmake-timeout=240 notebooks)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo study test test-all check format figures lab wheel clean
+
+help: ## say what the targets do
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
+	  + sys.version.split()[0] + "; say make PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+venv: $(INSTALLED) ## make .venv with the pinned versions
+
+demo: $(INSTALLED) ## the main job, quick preset, on the built-in model -> runs/demo
+	$(BIN)/workbench study --quick --out runs/demo
+
+study: $(INSTALLED) ## the full main job on the built-in model -> runs/study
+	$(BIN)/workbench study --out runs/study
+
+test: $(INSTALLED) ## tests and notebooks, without what is marked slow
+	$(TEST) -m "not slow" tests $(NOTEBOOKS)
+
+test-all: $(INSTALLED) ## all tests, the slow ones too
+	$(TEST) tests $(NOTEBOOKS)
+
+check: $(INSTALLED) ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED) ## let ruff put the files in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(INSTALLED) ## redraw the figures of runs/study from its records, without a model
+	$(BIN)/workbench figures runs/study
+
+lab: $(INSTALLED) ## the notebooks in JupyterLab
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/jupyter lab notebooks
+
+wheel: $(INSTALLED) ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove .venv, caches and built files; runs/ stays
+	rm -rf $(VENV) dist build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""What every test shares: skips for missing hardware or network, and a tiny model folder built on the spot."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+WORDS = (
+    "court law judge shall statute cell plant leaf water energy force number sum equals return def import the a of and in "
+    "is to it river morning old was they people history mind"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, visibly, what this machine cannot run."""
+    for item in items:
+        if item.get_closest_marker("hub") and os.environ.get("WORKBENCH_HUB") != "1":
+            item.add_marker(pytest.mark.skip(reason="downloads from the hub; set WORKBENCH_HUB=1 to run it"))
+        if item.get_closest_marker("gpu"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers and width 16 with its own tokenizer, saved as a Hugging Face folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(fast),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains of 20 short documents each, as JSON lines files in one folder per domain."""
+    import random
+
+    folder = tmp_path_factory.mktemp("corpora") / "two-domains"
+    for domain, words in (("law", WORDS[:5]), ("science", WORDS[5:12])):
+        (folder / domain).mkdir(parents=True)
+        for index in range(20):
+            rng = random.Random(f"{domain}{index}")
+            text = " ".join(rng.choices(words, k=8) + rng.choices(WORDS[18:], k=4) + rng.choices(words, k=6))
+            (folder / domain / f"{index:02d}.txt").write_text(text + ".\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_jsonl(tiny_corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same documents as JSON lines {text, domain}."""
+    path = tmp_path_factory.mktemp("corpora") / "two-domains.jsonl"
+    rows = [
+        json.dumps({"text": file.read_text(encoding="utf-8"), "domain": file.parent.name})
+        for file in sorted(tiny_corpus_folder.glob("*/*.txt"))
+    ]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
