@@ -112,8 +112,9 @@ class Tokens:
 class Activations:
     """Rows of real tokens of one batch, all of one domain; padding never appears.
 
-    `values[s]` are the activations at `sites[s]` in the model's dtype. `prompt_index` counts in the list of prompts that
-    the stream was given; `positions` are absolute, so position 0 is BOS or, where a family has none, the first token.
+    `values[s]` are the activations at `sites[s]` in the model's dtype. `prompt_index` counts in the list of prompts
+    that the stream was given; `positions` are absolute, so position 0 is BOS or, where a family has none, the first
+    token.
     """
 
     domain: str

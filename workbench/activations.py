@@ -1,0 +1,162 @@
+"""Running a model over a corpus: streams of activations, statistics, pooled rows and single columns in one pass.
+
+Working memory is one batch, whatever the size of the corpus; pooled rows go to a memory-mapped file if a path is given.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.dimensions.statistics import POOLINGS, StatisticsFold, pool
+from workbench.models import Call, HookedModel
+from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, TokenColumns, Tokens
+
+Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
+
+
+def capture(model: HookedModel, tokens: Tokens, sites: Sequence[Site]) -> Float[Tensor, "site batch pos width"]:
+    """Activations of one batch at the given sites, padding included, as a copy in the model's dtype.
+
+    All sites must have the same width (z is n_heads * d_head wide, everything else d_model).
+    """
+    widths = {model.width(site) for site in sites}
+    if len(widths) != 1:
+        raise ValueError(f"sites of different width cannot be captured together: {', '.join(map(str, sites))}")
+    index = {site: number for number, site in enumerate(sites)}
+    values = torch.empty((len(sites), *tokens.ids.shape, widths.pop()), dtype=model.dtype, device=model.device)
+
+    def copy(activation: Tensor, site: Site, call: Call) -> None:
+        values[index[site]].copy_(activation)
+
+    with model.hooked(dict.fromkeys(sites, copy)):
+        model.run(tokens)
+    return values
+
+
+def batches(
+    model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = 32, truncate: bool = False
+) -> Iterator[tuple[list[int], Tokens]]:
+    """Right-padded batches of one domain each, longest first, with the indices of their prompts."""
+    by_domain: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_domain.setdefault(prompt.domain, []).append(index)
+    for indices in by_domain.values():
+        ordered = sorted(indices, key=lambda index: -len(prompts[index].text))
+        for start in range(0, len(ordered), batch_size):
+            chosen = ordered[start : start + batch_size]
+            yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate)
+
+
+def stream(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    sites: Sequence[Site],
+    *,
+    batch_size: int = 32,
+    truncate: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Activations]:
+    """Activations of real tokens, batch by batch; every batch is of one domain and holds whole prompts.
+
+    Tokens of a prompt stand together in reading order. Prompts longer than the context raise unless `truncate`.
+    """
+    if not prompts:
+        raise ValueError("no prompts to run; check the corpus and its split")
+    done = 0
+    for chosen, tokens in batches(model, prompts, batch_size=batch_size, truncate=truncate):
+        values = capture(model, tokens, sites)
+        rows = torch.tensor(chosen, device=tokens.ids.device)[:, None].expand_as(tokens.ids)
+        if bool(tokens.mask.all()):
+            flat = values.flatten(1, 2)
+            ids, rows, positions = tokens.ids.flatten(), rows.flatten(), tokens.positions.flatten()
+        else:
+            flat = values[:, tokens.mask]
+            ids, rows, positions = tokens.ids[tokens.mask], rows[tokens.mask], tokens.positions[tokens.mask]
+        yield Activations(prompts[chosen[0]].domain, tuple(sites), flat, ids, rows, positions)
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(prompts))
+
+
+def collect(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    layers: Sequence[int] | None = None,
+    n_top: int = 20,
+    batch_size: int = 32,
+    poolings: Sequence[str] = POOLINGS,
+    rows_path: Path | None = None,
+    truncate: bool = False,
+    progress: Progress | None = None,
+) -> tuple[DimensionStatistics, PooledRows]:
+    """One pass over the corpus: statistics per domain, layer and dimension, and one pooled row per prompt.
+
+    With `rows_path` (a .npy file) the rows are written there as they come and memory-mapped; otherwise they stay in
+    memory: prompts x poolings x layers x d_model x 4 bytes. Raises on NaN or infinite activations, naming the layer.
+    """
+    sites = model.residual_sites(layers)
+    domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
+    fold = StatisticsFold(domains, len(sites), model.d_model, n_top=n_top)
+    shape = (len(prompts), len(poolings), len(sites), model.d_model)
+    if rows_path is None:
+        values = np.empty(shape, dtype=np.float32)
+    else:
+        values = np.lib.format.open_memmap(rows_path, mode="w+", dtype=np.float32, shape=shape)
+    for batch in stream(model, prompts, sites, batch_size=batch_size, truncate=truncate, progress=progress):
+        fold.update(batch)
+        indices, rows = pool(batch, poolings)
+        values[indices] = rows
+    pooled = PooledRows(
+        tuple(prompt.name for prompt in prompts),
+        tuple(prompt.domain for prompt in prompts),
+        tuple(prompt.split for prompt in prompts),
+        tuple(poolings),
+        values,
+    )
+    return fold.result(), pooled
+
+
+def collect_columns(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    columns: Sequence[tuple[int, int]],
+    *,
+    batch_size: int = 32,
+    truncate: bool = False,
+    progress: Progress | None = None,
+) -> TokenColumns:
+    """Activations of chosen (layer, dimension) columns at every real token: tokens x columns x 4 bytes of memory."""
+    if not columns:
+        raise ValueError("no columns asked for; pass (layer, dimension) pairs")
+    wrong = [pair for pair in columns if not (0 <= pair[0] < model.n_layers and 0 <= pair[1] < model.d_model)]
+    if wrong:
+        raise ValueError(
+            f"columns {wrong[:3]} are out of range; expected layer < {model.n_layers} and dimension < {model.d_model}"
+        )
+    layers = sorted({layer for layer, _ in columns})
+    at = torch.tensor([layers.index(layer) for layer, _ in columns], device=model.device)
+    dimension = torch.tensor([dimension for _, dimension in columns], device=model.device)
+    pieces, ids, rows, positions = [], [], [], []
+    sites = model.residual_sites(layers)
+    for batch in stream(model, prompts, sites, batch_size=batch_size, truncate=truncate, progress=progress):
+        pieces.append(batch.values[at, :, dimension].T.float().cpu().numpy())
+        ids.append(batch.token_ids.cpu().numpy())
+        rows.append(batch.prompt_index.cpu().numpy())
+        positions.append(batch.positions.cpu().numpy())
+    prompt_index = np.concatenate(rows)
+    order = np.argsort(prompt_index, kind="stable")
+    return TokenColumns(
+        columns=tuple((int(layer), int(index)) for layer, index in columns),
+        values=np.concatenate(pieces)[order],
+        token_text=tuple(model.token_texts(np.concatenate(ids)[order].tolist())),
+        prompt_index=prompt_index[order],
+        positions=np.concatenate(positions)[order],
+        prompts=tuple(prompt.name for prompt in prompts),
+        domains=tuple(prompt.domain for prompt in prompts),
+        splits=tuple(prompt.split for prompt in prompts),
+    )

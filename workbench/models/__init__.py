@@ -1,0 +1,6 @@
+"""Models with hooks: the only part of the workbench that knows TransformerLens."""
+
+from workbench.models.hooked import Call, HookedModel, HookFunction, ModelError
+from workbench.models.loading import load_model, wrap_model
+
+__all__ = ["Call", "HookFunction", "HookedModel", "ModelError", "load_model", "wrap_model"]

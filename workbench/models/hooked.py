@@ -1,0 +1,349 @@
+"""A causal language model with hooks at named sites, in raw coordinates.
+
+`HookedModel` holds a TransformerBridge around the unmodified Hugging Face model. Weights are never folded or centred,
+because this tool is about single coordinates of the residual stream. Every forward pass, in generation too, goes
+through the Hugging Face modules, so a hook sees the same tensors everywhere.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import GenerationConfig
+
+from workbench.records import Site, SiteKind, Tokens
+
+HOOK_NAMES: dict[SiteKind, str] = {
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "resid_mid": "blocks.{}.hook_resid_mid",
+    "resid_post": "blocks.{}.hook_resid_post",
+    "attn_out": "blocks.{}.hook_attn_out",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+    "mlp_raw": "blocks.{}.mlp.hook_out",
+    "z": "blocks.{}.attn.hook_z",
+}
+# In TransformerLens 4.3 a tensor returned at resid_mid reaches the MLP branch only, not the skip path.
+READ_ONLY_KINDS = frozenset({"resid_mid"})
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded or used as asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a hook must know of the forward pass it stands in.
+
+    `positions` are absolute also under a KV cache, -1 on padding. `prompt_lengths` counts real tokens per row; in a
+    pass outside `generate` the whole row counts as prompt unless the caller says otherwise.
+    """
+
+    positions: Int[Tensor, "batch pos"]
+    prompt_lengths: Int[Tensor, "batch"]
+
+
+HookFunction = Callable[[Tensor, Site, Call], Tensor | None]
+
+
+class HookedModel:
+    """A causal language model with hooks at named sites, in the raw coordinates of its Hugging Face implementation.
+
+    Made by `load_model` or `wrap_model`. Not thread-safe: hooks live on the shared modules, so use one process or one
+    lock per model. `checks` says what the load-time self-check found for every kind of site.
+    """
+
+    def __init__(self, bridge: TransformerBridge, tokenizer: Any, name: str) -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.hf_model: Any = bridge.original_model
+        self.checks: dict[str, str] = {}
+        self._prompt_lengths: Tensor | None = None
+        self._call: Call | None = None
+        config = self.hf_model.config.get_text_config()
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.n_heads: int = config.num_attention_heads
+        self.d_head: int = getattr(config, "head_dim", None) or self.d_model // self.n_heads
+        self.vocabulary_size: int = config.vocab_size
+        self.context_length: int = config.max_position_embeddings
+        self._accepted = frozenset(inspect.signature(self.hf_model.forward).parameters)
+
+    # --- what the model is --------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf_model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf_model.parameters()).dtype
+
+    @property
+    def has_bos(self) -> bool:
+        return self.tokenizer.bos_token_id is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of architecture, tokenizer and weights (as bfloat16, so that the loading dtype does not matter)."""
+        digest = hashlib.sha256()
+        config = self.hf_model.config.get_text_config().to_dict()
+        shape = {key: config[key] for key in sorted(config) if key.startswith(("num_", "hidden_", "vocab", "inter"))}
+        digest.update(json.dumps(shape, default=str).encode())
+        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        for name, weight in sorted(self.hf_model.state_dict().items()):
+            if torch.is_floating_point(weight):
+                digest.update(name.rsplit(".", 1)[-1].encode())
+                digest.update(
+                    weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+                )
+        return digest.hexdigest()[:32]
+
+    def width(self, site: Site) -> int:
+        """Number of coordinates at a site: d_model, or n_heads * d_head at z."""
+        return self.n_heads * self.d_head if site.kind == "z" else self.d_model
+
+    def residual_sites(self, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
+        """Block outputs of the given layers, by default of all."""
+        chosen = range(self.n_layers) if layers is None else layers
+        return tuple(Site("resid_post", layer) for layer in chosen)
+
+    def promoted_tokens(self, dimension: int, n: int = 8) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Logit lens of one residual dimension: the tokens that it raises and lowers most, through the final norm."""
+        if not 0 <= dimension < self.d_model:
+            raise ModelError(f"dimension {dimension} is out of range; this model has 0 to {self.d_model - 1}")
+        with torch.inference_mode():
+            unit = torch.zeros(1, 1, self.d_model, device=self.device, dtype=self.dtype)
+            unit[..., dimension] = 1.0
+            logits = self.hf_model.get_output_embeddings()(self.bridge.ln_final(unit)).flatten().float()
+        order = logits.argsort(descending=True)
+        texts = self.token_texts([*order[:n].tolist(), *order[-n:].flip(0).tolist()])
+        return tuple(texts[:n]), tuple(texts[n:])
+
+    # --- text and tokens ----------------------------------------------------------------------------------------------
+
+    def tokenize(
+        self, texts: Sequence[str], *, truncate: bool = False, side: Literal["left", "right"] = "right"
+    ) -> Tokens:
+        """Token ids of a batch, BOS first and once where the family has one; padded on `side`.
+
+        Texts longer than the context raise, unless `truncate` asks to cut them at the end.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ModelError("tokenize expects a list of at least one text; wrap a single text in a list")
+        rows = []
+        for index, text in enumerate(texts):
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if self.has_bos and ids[:1] != [self.tokenizer.bos_token_id]:
+                ids = [self.tokenizer.bos_token_id, *ids]
+            if not ids:
+                raise ModelError(f"text {index} has no tokens; remove it")
+            if len(ids) > self.context_length and not truncate:
+                raise ModelError(
+                    f"text {index} has {len(ids)} tokens but the context holds {self.context_length}; shorten it, or "
+                    "ask for truncate=True"
+                )
+            rows.append(ids[: self.context_length])
+        return self.pad(rows, side=side)
+
+    def pad(self, rows: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "right") -> Tokens:
+        """Rows of token ids as one padded batch on the model's device."""
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), self._pad_id, dtype=torch.long)
+        mask = torch.zeros((len(rows), length), dtype=torch.bool)
+        for index, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+            ids[index, place] = torch.tensor(row, dtype=torch.long)
+            mask[index, place] = True
+        return Tokens(ids.to(self.device), mask.to(self.device))
+
+    @property
+    def _pad_id(self) -> int:
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
+            if candidate is not None:
+                return candidate
+        raise AssertionError("unreachable")
+
+    def tokenize_chat(self, user: str, *, system: str | None = None) -> str:
+        """The text of one exchange up to where the assistant answers, in the model's own chat format."""
+        if not self.tokenizer.chat_template:
+            raise ModelError(f"{self.name} has no chat template; pass the prompt as plain text")
+        messages = [{"role": "user", "content": user}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of every single token; spaces and newlines are kept."""
+        distinct = {int(index): self.decode([int(index)]) for index in set(map(int, ids))}
+        return [distinct[int(index)] for index in ids]
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def _arguments(self, tokens: Tokens) -> dict[str, Tensor]:
+        arguments = {"input_ids": tokens.ids}
+        if not bool(tokens.mask.all()):
+            arguments["attention_mask"] = tokens.mask.long()
+            if not bool(tokens.mask[:, 0].all()) and "position_ids" in self._accepted:
+                arguments["position_ids"] = tokens.positions.clamp(min=0)
+        return arguments
+
+    def run(self, tokens: Tokens, *, prompt_lengths: Int[Tensor, "batch"] | None = None) -> None:
+        """One pass without the language-model head, for what hooks see; keeps no graph."""
+        with torch.inference_mode(), self._prompts(prompt_lengths):
+            self.hf_model.base_model(**self._arguments(tokens), use_cache=False)
+
+    def logits(
+        self,
+        tokens: Tokens,
+        *,
+        last_only: bool = False,
+        prompt_lengths: Int[Tensor, "batch"] | None = None,
+        with_gradients: bool = False,
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Logits at every position, or with `last_only` at the last real one (`pos` is then 1).
+
+        `prompt_lengths` tells position rules where the prompt of each row ends; by default the row is all prompt.
+        """
+        arguments: dict[str, Any] = self._arguments(tokens)
+        head_last = last_only and bool(tokens.mask[:, -1].all()) and "logits_to_keep" in self._accepted
+        if head_last:
+            arguments["logits_to_keep"] = 1
+        with torch.inference_mode(not with_gradients), self._prompts(prompt_lengths):
+            logits = self.hf_model(**arguments, use_cache=False).logits
+        if last_only and not head_last:
+            last = tokens.mask.long().cumsum(dim=1).argmax(dim=1)
+            logits = logits[torch.arange(len(last), device=last.device), last][:, None]
+        return logits
+
+    def generate(
+        self, tokens: Tokens, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
+    ) -> list[list[int]]:
+        """New tokens of every row, up to the end marker; greedy at temperature 0. Expects left-padded tokens.
+
+        Leaves the global random state as it was.
+        """
+        if not bool(tokens.mask[:, -1].all()):
+            raise ModelError("generate expects left-padded tokens; use tokenize(..., side='left')")
+        if tokens.ids.shape[1] + max_new_tokens > self.context_length:
+            raise ModelError(
+                f"prompt of {tokens.ids.shape[1]} tokens and {max_new_tokens} new ones do not fit the context of "
+                f"{self.context_length}"
+            )
+        eos = self.hf_model.generation_config.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        settings = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "use_cache": use_cache}
+        if temperature > 0:
+            settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        config = GenerationConfig(**settings, pad_token_id=self._pad_id, eos_token_id=eos)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(), self._prompts(tokens.lengths):
+            torch.manual_seed(seed)
+            output = self.hf_model.generate(tokens.ids, attention_mask=tokens.mask.long(), generation_config=config)
+        ends = set(eos if isinstance(eos, list) else [eos])
+        rows = output[:, tokens.ids.shape[1] :].tolist()
+        return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+    @contextmanager
+    def _prompts(self, prompt_lengths: Tensor | None) -> Iterator[None]:
+        outer, self._prompt_lengths = self._prompt_lengths, prompt_lengths
+        try:
+            yield
+        finally:
+            self._prompt_lengths = outer
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def hook_name(self, site: Site, *, editing: bool = False) -> str:
+        """TransformerLens' name of a site; raises where the model has none or the self-check refused it."""
+        if site.layer >= self.n_layers:
+            raise ModelError(f"layer {site.layer} is out of range; {self.name} has layers 0 to {self.n_layers - 1}")
+        if editing and site.kind in READ_ONLY_KINDS:
+            raise ModelError(f"{site} can be read but not edited; edit resid_pre, attn_out or resid_post instead")
+        name = HOOK_NAMES[site.kind].format(site.layer)
+        if name not in self.bridge.hook_dict:
+            raise ModelError(f"{self.name} has no {site.kind} at layer {site.layer}; choose another site")
+        if self.checks.get(site.kind, "ok") != "ok":
+            raise ModelError(f"{site.kind} failed the self-check on {self.name}: {self.checks[site.kind]}")
+        return name
+
+    @contextmanager
+    def hooked(self, functions: Mapping[Site, HookFunction], *, editing: bool = False) -> Iterator[None]:
+        """Call `functions[site](values, site, call)` in every pass; a returned tensor replaces the values.
+
+        `values` are [batch, pos, width] (heads flattened at z). The one place where hooks are set; they are removed on
+        exit, whatever happened, and nobody else's hooks are touched.
+        """
+        names = {site: self.hook_name(site, editing=editing) for site in functions}
+        with ExitStack() as stack:
+            handle = self.hf_model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True)
+            stack.callback(handle.remove)
+            for site, function in functions.items():
+                point = self.bridge.hook_dict[names[site]]
+                point.add_hook(self._adapter(function, site))
+                lens_handle = point.fwd_hooks[-1]
+                stack.callback(_remove, point, lens_handle)
+            yield
+
+    def _adapter(self, function: HookFunction, site: Site) -> Callable[..., Tensor | None]:
+        def hook(tensor: Tensor, hook: Any) -> Tensor | None:
+            assert self._call is not None
+            values = tensor.flatten(2) if site.kind == "z" else tensor
+            result = function(values, site, self._call)
+            return None if result is None else result.to(tensor.dtype).view_as(tensor)
+
+        return hook
+
+    def _note_call(self, module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        ids = options.get("input_ids")
+        ids = (arguments[0] if arguments else options["inputs_embeds"]) if ids is None else ids
+        mask = options.get("attention_mask")
+        cache = options.get("past_key_values")
+        batch, length = ids.shape[:2]
+        past = 0 if cache is None else cache.get_seq_length()
+        if mask is None:
+            mask = torch.ones(batch, past + length, dtype=torch.bool, device=ids.device)
+        positions = torch.where(mask.bool(), mask.long().cumsum(dim=1) - 1, -1)[:, past : past + length]
+        prompts = self._prompt_lengths
+        if prompts is None:
+            prompts = mask.long().sum(dim=1)
+        self._call = Call(positions, prompts.repeat_interleave(batch // len(prompts)))
+
+    def run_with_cache(
+        self, tokens: Tokens, names_filter: str | Sequence[str] | Callable[[str], bool] | None = None
+    ) -> tuple[Float[Tensor, "batch pos vocab"], Any]:
+        """TransformerLens' verb: logits and an ActivationCache by hook name, in raw coordinates, without gradients."""
+        self._check_names([names_filter] if isinstance(names_filter, str) else names_filter)
+        with torch.inference_mode():
+            return self.bridge.run_with_cache(
+                tokens.ids, names_filter=names_filter, attention_mask=tokens.mask.long(), return_type="logits"
+            )
+
+    def hooks(self, fwd_hooks: Sequence[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
+        """TransformerLens' verb: hooks by name for the duration of a `with` block; unknown names raise."""
+        self._check_names([name for name, _ in fwd_hooks])
+        return self.bridge.hooks(fwd_hooks=list(fwd_hooks))
+
+    def _check_names(self, names: Any) -> None:
+        if names is None or callable(names):
+            return
+        unknown = [name for name in names if name not in self.bridge.hook_dict]
+        if unknown:
+            raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
+
+
+def _remove(point: Any, lens_handle: Any) -> None:
+    lens_handle.hook.remove()
+    point.fwd_hooks = [other for other in point.fwd_hooks if other is not lens_handle]

@@ -1,0 +1,169 @@
+"""Loading a Hugging Face causal language model and checking once that its hooks tell the truth."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from workbench.models.hooked import HOOK_NAMES, HookedModel, ModelError
+from workbench.records import Site, Tokens
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUILTIN = "builtin"
+# Largest accepted difference between hooked and plain model, relative to the largest value compared.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+N_CHECK_TOKENS = 12
+
+
+def load_model(
+    name: str = BUILTIN,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
+    allow_download: bool = False,
+    trust_remote_code: bool = False,
+    self_check: bool = True,
+) -> HookedModel:
+    """The built-in model, a local folder, or a Hugging Face model by id, wrapped for hooks.
+
+    Ids are looked up in the local cache only, unless `allow_download`. Weights are read from safetensors, never from
+    pickles. Raises `ModelError` where the model is missing, is no causal language model, is not supported by
+    TransformerLens, or where the self-check finds that hooked and plain model disagree.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    where = _find(name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(where).is_dir():
+        options |= {"local_files_only": not allow_download, "revision": revision}
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        _check_architecture(name, config)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=DTYPES[dtype], attn_implementation="eager", use_safetensors=True, **options
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        if "local_files_only" in options and not allow_download:
+            message = f"model {name!r} is not in the local cache; allow the download (--download) to fetch it"
+            raise ModelError(message) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"cannot load model {name!r}: {reason}") from error
+    try:
+        model = model.to(device).eval()  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"cannot use device {device!r}: {str(error).splitlines()[0]}; try --device cpu") from error
+    shown = name if name == BUILTIN or not Path(where).is_dir() else Path(where).resolve().name
+    return wrap_model(model, tokenizer, name=shown, self_check=self_check)
+
+
+def wrap_model(model: Any, tokenizer: Any, *, name: str = "unnamed", self_check: bool = True) -> HookedModel:
+    """Wrap a loaded Hugging Face model (in place: its modules then carry hook points) and its tokenizer."""
+    architecture = type(model).__name__
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise ModelError(
+            f"{name} is a {architecture}, which TransformerLens 4.3 does not support; see `workbench doctor`"
+        )
+    model.eval().requires_grad_(False)
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    length = min(N_CHECK_TOKENS, model.config.get_text_config().max_position_embeddings)
+    device = next(model.parameters()).device
+    ids = torch.randint(min(10, vocabulary - 1), vocabulary, (2, length), generator=generator).to(device)
+    plain = _plain_pass(model, ids) if self_check else None
+    hooked = HookedModel(
+        build_bridge_from_module(model, architecture, hf_config=model.config, model_name=name), tokenizer, name
+    )
+    if plain is not None:
+        hooked.checks.update(_self_check(hooked, ids, *plain))
+    return hooked
+
+
+def _find(name: str) -> str:
+    if name == BUILTIN:
+        folder = resources.files("workbench.builtin") / "model"
+        if not (folder / "config.json").is_file():
+            raise ModelError("the built-in model is missing from this installation; reinstall, or name another model")
+        return str(folder)
+    path = Path(name).expanduser()
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+            raise ModelError(f"model folder {name!r} does not exist; check the path, or give a Hugging Face id")
+        return name
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{name} is not a model folder: it has no config.json")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{name} has no weights (*.safetensors); convert pickled weights to safetensors first")
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{name} has no tokenizer (tokenizer.json); copy the model's tokenizer into the folder")
+    return str(path)
+
+
+def _check_architecture(name: str, config: Any) -> None:
+    architectures = config.architectures or []
+    if getattr(config, "is_encoder_decoder", False) or (
+        architectures and not any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
+    ):
+        shown = ", ".join(architectures) or config.model_type
+        raise ModelError(f"{name} is a {shown}, not a causal language model; name a decoder-only model")
+    if architectures and not any(item in SUPPORTED_ARCHITECTURES for item in architectures):
+        raise ModelError(f"{name} is a {architectures[0]}, which TransformerLens 4.3 does not support")
+
+
+def _plain_pass(model: Any, ids: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    with torch.inference_mode():
+        output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    return output.logits, output.hidden_states
+
+
+def _self_check(model: HookedModel, ids: Tensor, logits: Tensor, hidden: tuple[Tensor, ...]) -> dict[str, str]:
+    """Compare the hooked model with the plain one; wrong logits or residuals raise, a wrong site is only refused."""
+    tolerance = TOLERANCE[model.dtype]
+    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+    layer = model.n_layers // 2
+    seen: dict[Site, list[Tensor]] = {}
+
+    def note(values: Tensor, site: Site, _: Any) -> None:
+        seen.setdefault(site, []).append(values.clone())
+
+    sites = {Site(kind, layer) for kind in HOOK_NAMES if HOOK_NAMES[kind].format(layer) in model.bridge.hook_dict}
+    sites |= set(model.residual_sites())
+    with model.hooked(dict.fromkeys(sites, note)):
+        hooked_logits = model.logits(tokens)
+    if _gap(hooked_logits, logits) > tolerance:
+        raise ModelError(f"{model.name}: logits with hooks differ from Hugging Face's; this model cannot be used")
+    for site in model.residual_sites()[:-1]:  # the last hidden state of Hugging Face is after the final norm
+        if len(seen.get(site, [])) != 1 or _gap(seen[site][0], hidden[site.layer + 1]) > tolerance:
+            raise ModelError(f"{model.name}: residual at {site} differs from Hugging Face's; this model cannot be used")
+    checks = {
+        kind: "ok" if len(seen.get(Site(kind, layer), [])) == 1 else "its hook did not fire exactly once"
+        for kind in HOOK_NAMES
+    }
+    parts = [Site("resid_pre", layer), Site("attn_out", layer), Site("mlp_out", layer), Site("resid_post", layer)]
+    if all(part in seen for part in parts):
+        before, attention, mlp, after = (seen[part][0] for part in parts)
+        if _gap(before + attention + mlp, after) > tolerance:
+            checks["attn_out"] = checks["mlp_out"] = "attention and MLP output do not add up to the block output"
+    with model.hooked({Site("resid_post", layer): lambda values, *_: values + 1.0}, editing=True):
+        if torch.equal(model.logits(tokens), hooked_logits):
+            raise ModelError(f"{model.name}: an edit of the residual stream changes nothing; this model cannot be used")
+    shorter = Tokens(
+        ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids) >= torch.tensor([[0], [3]], device=ids.device)
+    )
+    single = Tokens(ids[1:, 3:], torch.ones_like(ids[1:, 3:], dtype=torch.bool))
+    if _gap(model.logits(shorter)[1:, 3:], model.logits(single)) > tolerance:
+        checks["left padding"] = "a left-padded row differs from the row alone"
+    return checks
+
+
+def _gap(first: Tensor, second: Tensor) -> float:
+    scale = second.abs().max().clamp(min=1e-6)
+    return float((first.float() - second.float()).abs().max() / scale)

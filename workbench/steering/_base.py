@@ -1,0 +1,194 @@
+"""The one interface of all steering methods: a frozen value that answers `delta(x)`, and `steer`, which applies it.
+
+A method says at which sites it acts and what it would add there at strength 1. Everything else (hooks, position rules,
+strength, clean-up, counting) happens here, once, so that strength means the same for every method: 0 is the identity
+and the edit is linear in it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.models import Call, HookedModel
+from workbench.records import Site
+
+Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
+
+
+class SteeringError(ValueError):
+    """A steering does not fit the model, or is asked for something that it cannot do."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which tokens are edited: a rule or explicit absolute positions, less the excluded positions (exclusions win).
+
+    `last_prompt` is the last prompt token; `from_last_prompt` that token and every generated one (what papers call the
+    last position of each call). `all_but_first` spares position 0, which carries the attention sink.
+    """
+
+    where: Where | tuple[int, ...] = "all_but_first"
+    exclude: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.where, str) and self.where not in get_args(Where):
+            raise SteeringError(
+                f"unknown scope {self.where!r}; choose one of {', '.join(get_args(Where))}, or explicit positions"
+            )
+        if any(position < 0 for position in (*self.exclude, *(() if isinstance(self.where, str) else self.where))):
+            raise SteeringError("positions in a scope are absolute and counted from 0; none may be negative")
+
+    def mask(self, call: Call) -> Bool[Tensor, "batch pos"]:
+        """True where tokens are edited; padding never is."""
+        positions, end = call.positions, call.prompt_lengths[:, None]
+        match self.where:
+            case "all":
+                chosen = positions >= 0
+            case "all_but_first":
+                chosen = positions >= 1
+            case "prompt":
+                chosen = positions < end
+            case "last_prompt":
+                chosen = positions == end - 1
+            case "generated":
+                chosen = positions >= end
+            case "from_last_prompt":
+                chosen = positions >= end - 1
+            case explicit:
+                chosen = torch.isin(positions, torch.tensor(explicit, device=positions.device))
+        chosen = chosen & (positions >= 0)
+        if self.exclude:
+            chosen = chosen & ~torch.isin(positions, torch.tensor(self.exclude, device=positions.device))
+        return chosen
+
+
+class Steering(ABC):
+    """What a method would add to the activations, at strength 1. Subclasses are frozen dataclasses and final."""
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """Where the method acts."""
+
+    @abstractmethod
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        """What to add to the float32 activations `x` of one site; `positions` are absolute, -1 on padding."""
+
+
+@dataclass(frozen=True)
+class Combination(Steering):
+    """Several steerings at once, each times its weight; all deltas are computed from the same unedited activation."""
+
+    parts: tuple[tuple[Steering, float], ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(sorted({site for part, _ in self.parts for site in part.sites}))
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        total = torch.zeros_like(x)
+        for part, weight in self.parts:
+            if site in part.sites:
+                total = total + weight * part.delta(x, site, positions)
+        return total
+
+
+class ProbeLog:
+    """How many tokens were edited at which site, and in how many passes: the proof that an edit landed."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self._edited: dict[Site, Tensor | int] = dict.fromkeys(sites, 0)
+        self._passes: dict[Site, int] = dict.fromkeys(sites, 0)
+
+    def note(self, site: Site, mask: Bool[Tensor, "batch pos"]) -> None:
+        self._edited[site] = self._edited[site] + mask.sum()
+        self._passes[site] += 1
+
+    @property
+    def edited(self) -> dict[Site, int]:
+        """Tokens edited so far, per site."""
+        return {site: int(count) for site, count in self._edited.items()}
+
+    @property
+    def passes(self) -> dict[Site, int]:
+        """Forward passes seen so far, per site."""
+        return dict(self._passes)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{site}: {self.edited[site]} tokens in {self.passes[site]} passes" for site in self._edited)
+
+
+class SteeringHandle:
+    """An applied steering: use it in a `with` block, or call `remove()`; `log` counts what was edited."""
+
+    def __init__(self, model: HookedModel, steering: Steering, strength: float, scope: Scope) -> None:
+        self.log = ProbeLog(steering.sites)
+        self._stack = ExitStack()
+
+        def edit(values: Tensor, site: Site, call: Call) -> Tensor:
+            mask = scope.mask(call)
+            self.log.note(site, mask)
+            x = values.float()
+            edited = x + strength * steering.delta(x, site, call.positions)
+            return torch.where(mask[..., None], edited, x)
+
+        self._stack.enter_context(model.hooked(dict.fromkeys(steering.sites, edit), editing=True))
+
+    def remove(self) -> None:
+        """Take the steering off the model; calling it again does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def steer(
+    model: HookedModel,
+    steering: Steering,
+    strength: float = 1.0,
+    scope: Scope | Where | tuple[int, ...] = "all_but_first",
+) -> SteeringHandle:
+    """Apply a steering to a model: add `strength * delta` to the activations of the tokens in scope.
+
+    Use as `with steer(model, steering, 2.0): ...` or keep the handle and call `remove()`. Strength multiplies the
+    method's own delta (activation units for added directions); negative strengths reverse it. Raises `SteeringError`
+    before anything is hooked if the steering has no sites or does not fit the model.
+    """
+    if not math.isfinite(strength):
+        raise SteeringError(f"strength must be a finite number, not {strength}")
+    check_fit(model, steering)
+    return SteeringHandle(model, steering, float(strength), scope if isinstance(scope, Scope) else Scope(scope))
+
+
+def check_fit(model: HookedModel, steering: Steering) -> None:
+    """Raise unless every site of the steering exists in the model and its delta there has the right shape."""
+    if not steering.sites:
+        raise SteeringError(f"{type(steering).__name__} acts at no site, so it would change nothing; fit it again")
+    for site in steering.sites:
+        model.hook_name(site, editing=True)
+        x = torch.zeros(1, 1, model.width(site), device=model.device)
+        try:
+            shape = steering.delta(x, site, torch.zeros(1, 1, dtype=torch.long, device=model.device)).shape
+        except (RuntimeError, IndexError) as error:
+            raise SteeringError(f"{type(steering).__name__} does not fit {model.name} at {site}: {error}") from error
+        if shape != x.shape:
+            raise SteeringError(
+                f"{type(steering).__name__} has width {shape[-1]} at {site}, but {model.name} has {x.shape[-1]} there"
+            )
