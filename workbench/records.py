@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Site:
         return f"{self.kind}.{self.layer}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Site":
         """Read `"resid_post.3"`, the form in which sites are printed and saved."""
         kind, _, layer = text.partition(".")
         if not layer.isdigit():
