@@ -285,7 +285,9 @@ class Comparison:
 
     `effect` is in the unit of `metric` (for losses: steered minus unsteered nats per token, negative is better).
     `strength` multiplies the method's delta; `kl` is nats per token to the unsteered model on neutral text, measured at
-    that strength; `budget` is the KL level asked for. `reached` is False where no strength reached it.
+    that strength; `budget` is the KL level asked for. `reached` is False where no strength reached it. `against` is what
+    the effect is a difference to: the unsteered model, or another arm at the same budget. `note` says in words what is
+    irregular (an empty selection, an unreachable budget) or averaged; effects that were not measured are NaN.
     """
 
     task: str
@@ -302,6 +304,8 @@ class Comparison:
     low: float
     high: float
     n: int
+    against: str = "unsteered"
+    note: str = ""
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
