@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "court law judge shall statute cell plant leaf water energy force number sum equals return def import the a of and in "
-    "is to it river morning old was they people history mind"
-).split()
+LAW = ["court", "law", "judge", "shall", "statute"]
+SCIENCE = ["cell", "plant", "leaf", "water", "energy", "force", "number"]
+COMMON = ["the", "a", "of", "and", "in", "is", "to", "it", "river", "morning", "old", "was", "they", "people"]
+WORDS = [*LAW, *SCIENCE, *COMMON]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,15 +61,15 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two domains of 20 short documents each, as JSON lines files in one folder per domain."""
+    """Two domains of 20 short documents each, one text file per document, one folder per domain."""
     import random
 
     folder = tmp_path_factory.mktemp("corpora") / "two-domains"
-    for domain, words in (("law", WORDS[:5]), ("science", WORDS[5:12])):
+    for domain, words in (("law", LAW), ("science", SCIENCE)):
         (folder / domain).mkdir(parents=True)
         for index in range(20):
             rng = random.Random(f"{domain}{index}")
-            text = " ".join(rng.choices(words, k=8) + rng.choices(WORDS[18:], k=4) + rng.choices(words, k=6))
+            text = " ".join(rng.choices(words, k=8) + rng.choices(COMMON, k=4) + rng.choices(words, k=6))
             (folder / domain / f"{index:02d}.txt").write_text(text + ".\n", encoding="utf-8")
     return folder
 

@@ -1,0 +1,185 @@
+"""What the commands do, apart from reading options: composed from the library, with its heavy imports at the top."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
+from workbench.environment import Check
+from workbench.models import HookedModel, ModelError, load_model
+from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
+from workbench.runs import write_whole
+from workbench.steering import (
+    ContrastiveAddition,
+    CriticalDimensionSteering,
+    Scope,
+    Steering,
+    Where,
+    load_steering,
+    save_steering,
+    steer,
+)
+from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
+
+METHODS = ("cds", "whole")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `workbench find` computes and `workbench label` goes on from."""
+
+    model: HookedModel
+    prompts: list[Prompt]
+    statistics: DimensionStatistics
+    dcds: list[Dimension]
+
+
+@dataclass(frozen=True)
+class SteerOptions:
+    """What `workbench steer` was asked for, beside the settings of the model and the corpus."""
+
+    domain: str | None
+    method: str
+    strength: float
+    selection: str
+    layer: int | None
+    artefact: Path | None
+    save: Path | None
+    max_new_tokens: int
+    temperature: float
+    scope: str
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; choose one of {', '.join(METHODS)}")
+        if (self.domain is None) == (self.artefact is None):
+            raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
+        if self.artefact is not None and self.save is not None:
+            raise ValueError("--save keeps a fitted steering, --artefact uses a saved one; give one of them")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
+        read_selection(self.selection)
+        read_scope(self.scope)
+        if self.save is not None:
+            check_file(self.save)
+
+
+def source_and_domains(corpus: str, domains: str | None) -> tuple[str, tuple[str, ...] | None]:
+    """`--domains` is a list of names, unless it is a path or a dataset: then it is the corpus.
+
+    Built-in names always count as names, even where a folder of that name stands beside them.
+    """
+    if domains is None:
+        return corpus, None
+    names = tuple(name.strip() for name in domains.split(",") if name.strip())
+    is_path = domains.startswith("hf:") or domains.endswith(".jsonl") or os.sep in domains or Path(domains).exists()
+    if not is_path or (names and set(names) <= set(BUILTIN_DOMAINS)):
+        return corpus, names
+    if corpus != "builtin":
+        raise ValueError(f"--corpus {corpus} and --domains {domains} both name a corpus; give --domains names")
+    return domains, None
+
+
+def read_selection(name: str) -> Selection:
+    """The selection of that name; raises if there is none."""
+    for selection in SELECTIONS:
+        if selection == name:
+            return selection
+    raise ValueError(f"unknown selection {name!r}; choose one of {', '.join(SELECTIONS)}")
+
+
+def read_scope(text: str) -> Scope:
+    """A named scope, or absolute positions separated by commas."""
+    for where in get_args(Where):
+        if where == text:
+            return Scope(where)
+    positions = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in positions):
+        raise ValueError(
+            f"unknown scope {text!r}; choose one of {', '.join(get_args(Where))}, or positions such as 3,4"
+        )
+    return Scope(tuple(int(part) for part in positions))
+
+
+def check_file(path: Path) -> None:
+    """Raise unless a file can be written at `path`; before long work, so that the work is not lost."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write {path}; name a file in a folder that can be written")
+
+
+def find(settings: Settings, selection: Selection, progress: StageProgress) -> Found:
+    """Load, collect statistics, select."""
+    load_passages(settings)
+    model = open_model(settings)
+    prompts = load_passages(settings, model)
+    statistics, rows = survey(model, prompts, settings, progress)
+    dcds = [dcd for group in select(rows, settings.k, [selection]).values() for dcd in group]
+    return Found(model, prompts, statistics, dcds)
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write a table as CSV, completely or not at all."""
+    write_whole(out, table.to_csv(index=False))
+
+
+def continuations(
+    prompt: str, options: SteerOptions, settings: Settings, progress: StageProgress
+) -> tuple[str, str, Steering]:
+    """The text that follows the prompt without and with steering, and the steering."""
+    scope = read_scope(options.scope)
+    model = open_model(settings)
+    tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
+    if options.artefact is not None:
+        artefact = load_steering(options.artefact, model)
+        steering, scope = artefact.steering, artefact.scope
+    else:
+        prompts = load_passages(settings, model)
+        steering = _fit(model, prompts, options, settings, progress)
+        if options.save is not None:
+            options.save.parent.mkdir(parents=True, exist_ok=True)
+            save_steering(options.save, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
+    generation: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "seed": settings.seed,
+    }
+    plain = model.decode(model.generate(tokens, **generation)[0])
+    with steer(model, steering, options.strength, scope):
+        steered = model.decode(model.generate(tokens, **generation)[0])
+    return plain, steered, steering
+
+
+def _fit(
+    model: HookedModel, prompts: list[Prompt], options: SteerOptions, settings: Settings, progress: StageProgress
+) -> Steering:
+    """Fit on the passages to identify on: those of the domain against those of all others."""
+    identify = [prompt for prompt in prompts if prompt.split == "identify"]
+    domains = list(dict.fromkeys(prompt.domain for prompt in identify))
+    if options.domain not in domains:
+        raise ValueError(f"unknown domain {options.domain!r}; choose one of {', '.join(domains)}")
+    layer = model.n_layers // 2 if options.layer is None else options.layer
+    if not 0 <= layer < model.n_layers:
+        raise ValueError(f"layer {layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
+    positive = [prompt.text for prompt in identify if prompt.domain == options.domain]
+    negative = [prompt.text for prompt in identify if prompt.domain != options.domain]
+    if options.method == "whole":
+        return ContrastiveAddition.fit(model, positive, negative, layer=layer)
+    selection = read_selection(options.selection)
+    _, rows = survey(model, identify, settings, progress)
+    dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
+    return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)
+
+
+def builtin_model_check() -> Check:
+    """Whether the built-in model loads, and which of its sites the load-time self-check refused."""
+    try:
+        model = load_model()
+    except ModelError as error:
+        return Check("built-in model", False, str(error))
+    refused = [kind for kind, found in model.checks.items() if found != "ok"]
+    detail = f"{model.n_layers} layers of {model.d_model} dimensions, hooks checked"
+    return Check("built-in model", True, detail + (f", not usable: {', '.join(refused)}" if refused else ""))
