@@ -1,0 +1,397 @@
+"""Folding a stream of activations into `DimensionStatistics` and pooled rows, in one pass and constant memory.
+
+Each prompt is reduced on the device of its activations (float64 sums, centred before squaring), prompts are joined by
+Chan's pairwise update, and top tokens are searched only above the value that would enter the list. Shards that were
+folded apart merge to the same result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int
+from torch import Tensor
+
+from workbench.records import ENDS, Activations, DimensionStatistics, TopTokens
+
+N_SIGMA = 3.0
+POOLINGS: tuple[str, ...] = ("mean_abs", "mean", "max_abs", "last", "first")
+
+
+def active_dimensions(magnitude: Float[np.ndarray, "*rows d_model"]) -> Bool[np.ndarray, "*rows d_model"]:
+    """The 3-sigma rule: which dimensions of a row of magnitudes lie more than 3 sigma above the mean of that row.
+
+    Mean and (population) standard deviation run over the d_model entries of the row itself. A row of equal entries has
+    no active dimension.
+    """
+    rows = magnitude.astype(np.float64)
+    mean = rows.mean(axis=-1, keepdims=True)
+    rounding = 1e-12 * np.abs(mean)
+    return rows > mean + N_SIGMA * rows.std(axis=-1, keepdims=True) + rounding
+
+
+@dataclass(frozen=True)
+class PromptReductions:
+    """What a batch is reduced to, prompt by prompt: everything the statistics and the pooled rows need.
+
+    `n_tokens`, the moments (`m2` = sum of squared deviations from `mean`) and the extremes are over the tokens after
+    the first of each prompt; `first` is the activation at position 0, `last` at the last token. Activation units.
+    """
+
+    prompt_index: Int[np.ndarray, "prompt"]
+    n_tokens: Int[np.ndarray, "prompt"]
+    mean: Float64[np.ndarray, "prompt layer d_model"]
+    m2: Float64[np.ndarray, "prompt layer d_model"]
+    mean_magnitude: Float64[np.ndarray, "prompt layer d_model"]
+    highest: Float32[np.ndarray, "prompt layer d_model"]
+    lowest: Float32[np.ndarray, "prompt layer d_model"]
+    first: Float32[np.ndarray, "prompt layer d_model"]
+    last: Float32[np.ndarray, "prompt layer d_model"]
+
+    @property
+    def max_magnitude(self) -> Float32[np.ndarray, "prompt layer d_model"]:
+        """Largest magnitude over the tokens after the first."""
+        return np.maximum(self.highest, -self.lowest)
+
+    def pool(self, poolings: Sequence[str]) -> Float32[np.ndarray, "prompt pooling layer d_model"]:
+        """One row per prompt and pooling (`mean_abs`, `mean`, `max_abs`, `last`, `first`), as in `PooledRows`."""
+        unknown = [pooling for pooling in poolings if pooling not in POOLINGS]
+        if unknown or not poolings:
+            raise ValueError(f"unknown poolings {unknown}; choose from {', '.join(POOLINGS)}")
+        source = {
+            "mean_abs": self.mean_magnitude,
+            "mean": self.mean,
+            "max_abs": self.max_magnitude,
+            "last": self.last,
+            "first": self.first,
+        }
+        return np.stack([source[pooling] for pooling in poolings], axis=1).astype(np.float32)
+
+
+def reduce_prompts(activations: Activations) -> PromptReductions:
+    """Reduce a batch of whole prompts, one row per prompt in the order in which they stand in the batch.
+
+    Raises `ValueError` where a prompt does not start at position 0 or has no second token, and where activations are
+    NaN or infinite (the layer is named).
+    """
+    starts, lengths, prompt_index = _prompt_bounds(activations)
+    values = activations.values
+    if values.device.type == "mps":  # has no float64
+        values = values.cpu()
+    parts = [
+        _reduce(values[:, start : start + length])
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+    mean, m2, mean_magnitude, highest, lowest, first, last = (
+        torch.stack(column).cpu().numpy() for column in zip(*parts, strict=True)
+    )
+    reductions = PromptReductions(prompt_index, lengths - 1, mean, m2, mean_magnitude, highest, lowest, first, last)
+    _check_finite(reductions, activations)
+    return reductions
+
+
+def pool(
+    activations: Activations, poolings: Sequence[str] = POOLINGS
+) -> tuple[Int[np.ndarray, "prompt"], Float32[np.ndarray, "prompt pooling layer d_model"]]:
+    """Indices of the prompts of a batch and their pooled rows.
+
+    Where a `StatisticsFold` sees the same batch, use what its `update` returns instead: the work is then done once.
+    """
+    reductions = reduce_prompts(activations)
+    return reductions.prompt_index, reductions.pool(poolings)
+
+
+def _prompt_bounds(
+    activations: Activations,
+) -> tuple[Int[np.ndarray, "prompt"], Int[np.ndarray, "prompt"], Int[np.ndarray, "prompt"]]:
+    """Start row, number of tokens and index of every prompt in the batch."""
+    index = activations.prompt_index.cpu().numpy()
+    positions = activations.positions.cpu().numpy()
+    if len(index) == 0:
+        raise ValueError(f"a batch of domain {activations.domain} holds no tokens; leave out empty prompts")
+    starts = np.flatnonzero(np.diff(index, prepend=index[0] - 1))
+    lengths = np.diff(starts, append=len(index))
+    prompts = index[starts]
+    if len(np.unique(prompts)) != len(prompts):
+        raise ValueError("tokens of a prompt do not stand together in the batch; hand over whole prompts one by one")
+    if (positions[starts] != 0).any() or np.count_nonzero(positions == 0) != len(starts):
+        wrong = prompts[np.flatnonzero(positions[starts] != 0)[:1]].tolist()
+        raise ValueError(f"prompt {wrong} does not run from position 0; split batches at prompt boundaries only")
+    if (lengths < 2).any():
+        short = prompts[lengths < 2][:5].tolist()
+        raise ValueError(f"prompts {short} have no token after the first position; leave out prompts this short")
+    return starts, lengths, prompts
+
+
+def _reduce(prompt: Float[Tensor, "layer token d_model"]) -> tuple[Float[Tensor, "layer d_model"], ...]:
+    """Mean, m2, mean magnitude (float64), highest, lowest, first, last (float32) of one prompt."""
+    rest = prompt[:, 1:]
+    centred = rest.to(torch.float64, copy=True)
+    mean = centred.mean(dim=1)
+    m2 = centred.sub_(mean[:, None]).square_().sum(dim=1)
+    mean_magnitude = rest.abs().sum(dim=1, dtype=torch.float64) / rest.shape[1]
+    exact = (rest.amax(dim=1), rest.amin(dim=1), prompt[:, 0], prompt[:, -1])
+    return mean, m2, mean_magnitude, *(value.float() for value in exact)
+
+
+def _check_finite(reductions: PromptReductions, activations: Activations) -> None:
+    finite = np.isfinite(reductions.mean) & np.isfinite(reductions.first)
+    if finite.all():
+        return
+    prompt, layer, _ = np.argwhere(~finite)[0]
+    raise ValueError(
+        f"activations at {activations.sites[layer]} are NaN or infinite in prompt {reductions.prompt_index[prompt]} of "
+        f"domain {activations.domain}; load the model in dtype float32 or bfloat16"
+    )
+
+
+# --- the fold ---------------------------------------------------------------------------------------------------------
+
+
+class StatisticsFold:
+    """Accumulates `DimensionStatistics` batch by batch; memory depends on the shape of the model, not on the corpus.
+
+    `domains` are the domains that may come, `n_layers` the number of sites in every batch, `n_top` the number of top
+    tokens kept per end. Top tokens cost domains x layers x d_model x 2 n_top x 20 bytes.
+    """
+
+    def __init__(self, domains: Sequence[str], n_layers: int, d_model: int, n_top: int = 20) -> None:
+        if n_top < 1:
+            raise ValueError(f"n_top is {n_top}; keep at least one top token")
+        if len(set(domains)) != len(domains):
+            raise ValueError(f"domains are listed twice: {', '.join(domains)}")
+        self.domains = tuple(domains)
+        shape = (len(domains), n_layers, d_model)
+        self._moments = _Moments.zeros(shape)
+        self._n_active = np.zeros(shape, dtype=np.int64)
+        self._extremes = [_Extremes(n_layers, d_model, n_top) for _ in domains]
+
+    def update(self, activations: Activations) -> PromptReductions:
+        """Fold one batch of whole prompts of one domain; returns the per-prompt reductions, ready for pooling."""
+        shape = self._n_active.shape[1:]
+        found = (activations.values.shape[0], activations.values.shape[2])
+        if found != shape:
+            raise ValueError(f"a batch has {found} layers and dimensions, the fold was made for {shape}")
+        if activations.domain not in self.domains:
+            raise ValueError(f"unknown domain {activations.domain!r}; the fold was made for {', '.join(self.domains)}")
+        reductions = reduce_prompts(activations)
+        domain = self.domains.index(activations.domain)
+        self._moments.add(domain, _Moments.of(reductions))
+        self._n_active[domain] += active_dimensions(reductions.mean_magnitude).sum(axis=0)
+        self._extremes[domain].offer(activations)
+        return reductions
+
+    def result(self) -> DimensionStatistics:
+        """What has been folded so far; the fold can go on afterwards."""
+        tables = [extremes.arrays() for extremes in self._extremes]
+        top = TopTokens(*(np.stack(field) for field in zip(*tables, strict=True)))
+        return _as_statistics(self.domains, self._moments, self._n_active.copy(), top)
+
+
+def merge(a: DimensionStatistics, b: DimensionStatistics) -> DimensionStatistics:
+    """Statistics of two disjoint sets of prompts from the statistics of each; prompt addresses must be global."""
+    if a.domains != b.domains:
+        raise ValueError(f"statistics of different domains do not merge: {a.domains} and {b.domains}")
+    if a.top.value.shape != b.top.value.shape:
+        raise ValueError(f"statistics of different shape do not merge: {a.top.value.shape} and {b.top.value.shape}")
+    moments = _from_statistics(a)
+    moments.add(slice(None), _from_statistics(b))
+    return _as_statistics(a.domains, moments, a.n_active + b.n_active, _merge_top(a.top, b.top))
+
+
+class _Moments(NamedTuple):
+    """Counts, moments and magnitudes with a leading domain axis (absent in a contribution to one domain)."""
+
+    n_tokens: np.ndarray
+    n_prompts: np.ndarray
+    mean: np.ndarray
+    m2: np.ndarray
+    mean_magnitude: np.ndarray
+    max_magnitude: np.ndarray
+    first_mean_magnitude: np.ndarray
+    first_max_magnitude: np.ndarray
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int, int]) -> "_Moments":
+        counts = (np.zeros((shape[0], 1, 1), dtype=np.int64) for _ in range(2))
+        return cls(*counts, *(np.zeros(shape) for _ in range(6)))
+
+    @classmethod
+    def of(cls, reductions: PromptReductions) -> "_Moments":
+        """The contribution of a batch, joined over its prompts."""
+        weight = reductions.n_tokens[:, None, None]
+        n_tokens = weight.sum()
+        centre = reductions.mean[0]  # deviations from a nearby value keep the digits of the mean
+        mean = centre + (weight * (reductions.mean - centre)).sum(axis=0) / n_tokens
+        first = np.abs(reductions.first.astype(np.float64))
+        return cls(
+            n_tokens=n_tokens,
+            n_prompts=np.asarray(len(weight)),
+            mean=mean,
+            m2=(reductions.m2 + weight * np.square(reductions.mean - mean)).sum(axis=0),
+            mean_magnitude=(weight * reductions.mean_magnitude).sum(axis=0) / n_tokens,
+            max_magnitude=reductions.max_magnitude.max(axis=0).astype(np.float64),
+            first_mean_magnitude=first.mean(axis=0),
+            first_max_magnitude=first.max(axis=0),
+        )
+
+    def add(self, at: int | slice, other: "_Moments") -> None:
+        """Fold `other` into the domains `at`, in place (Chan, Golub & LeVeque 1983)."""
+        n_tokens = self.n_tokens[at] + other.n_tokens
+        n_prompts = self.n_prompts[at] + other.n_prompts
+        share = other.n_tokens / np.maximum(n_tokens, 1)
+        first_share = other.n_prompts / np.maximum(n_prompts, 1)
+        difference = other.mean - self.mean[at]
+        self.m2[at] += other.m2 + np.square(difference) * (self.n_tokens[at] * share)
+        self.mean[at] += difference * share
+        self.mean_magnitude[at] += (other.mean_magnitude - self.mean_magnitude[at]) * share
+        self.first_mean_magnitude[at] += (other.first_mean_magnitude - self.first_mean_magnitude[at]) * first_share
+        self.max_magnitude[at] = np.maximum(self.max_magnitude[at], other.max_magnitude)
+        self.first_max_magnitude[at] = np.maximum(self.first_max_magnitude[at], other.first_max_magnitude)
+        self.n_tokens[at] = n_tokens
+        self.n_prompts[at] = n_prompts
+
+
+def _from_statistics(statistics: DimensionStatistics) -> _Moments:
+    return _Moments(
+        n_tokens=statistics.n_tokens[:, None, None].copy(),
+        n_prompts=statistics.n_prompts[:, None, None].copy(),
+        **{name: getattr(statistics, name).copy() for name in _Moments._fields[2:]},
+    )
+
+
+def _as_statistics(
+    domains: tuple[str, ...], moments: _Moments, n_active: Int[np.ndarray, "domain layer d_model"], top: TopTokens
+) -> DimensionStatistics:
+    return DimensionStatistics(
+        domains=domains,
+        n_tokens=moments.n_tokens[:, 0, 0].copy(),
+        n_prompts=moments.n_prompts[:, 0, 0].copy(),
+        n_active=n_active,
+        top=top,
+        **{name: getattr(moments, name).copy() for name in _Moments._fields[2:]},
+    )
+
+
+# --- top tokens -------------------------------------------------------------------------------------------------------
+
+
+class _Entries(NamedTuple):
+    """Flat list of candidate tokens. A column is one (end, layer, dimension); low ends carry their values negated."""
+
+    column: np.ndarray
+    value: np.ndarray
+    prompt: np.ndarray
+    position: np.ndarray
+    token: np.ndarray
+
+    @classmethod
+    def join(cls, parts: "Sequence[_Entries]") -> "_Entries":
+        return cls(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+    def best(self, n_top: int) -> tuple["_Entries", np.ndarray]:
+        """The `n_top` largest values of every column, sorted, and their rank; ties go to the lowest address."""
+        order = np.lexsort((self.position, self.prompt, -self.value, self.column))
+        column = self.column[order]
+        rank = np.arange(len(column)) - np.searchsorted(column, column)
+        kept = order[rank < n_top]
+        return _Entries(*(field[kept] for field in self)), rank[rank < n_top]
+
+
+class _Extremes:
+    """The top tokens of one domain at both ends of every dimension and layer.
+
+    Candidates are gathered and sorted out only when about as many have come as the list holds: the bar that a value
+    must pass rises quickly, so that later batches bring few.
+    """
+
+    def __init__(self, n_layers: int, d_model: int, n_top: int) -> None:
+        self.shape = (n_layers, d_model)
+        self.n_top = n_top
+        self.n_seen = 0
+        self.bar = np.full((len(ENDS), n_layers, 1, d_model), -np.inf, dtype=np.float32)
+        self.parts = [_Entries(*(np.zeros(0, dtype=kind) for kind in (np.int32, np.float32, *[np.int32] * 3)))]
+        self.n_pending = 0
+
+    def offer(self, activations: Activations) -> None:
+        values = activations.values.float()
+        later = activations.positions > 0
+        if self.n_seen < self.n_top:
+            high, low = _own_bar(values[:, later], self.n_top)
+        else:
+            high, low = torch.from_numpy(self.bar).to(values.device)
+        chosen = (values >= high).logical_or_(values <= -low)
+        chosen[:, ~later] = False
+        layer, row, dimension = chosen.nonzero(as_tuple=True)
+        value = values[layer, row, dimension]
+        column = layer * self.shape[1] + dimension
+        is_high, is_low = value >= high.squeeze(1)[layer, dimension], value <= -low.squeeze(1)[layer, dimension]
+        address = (activations.prompt_index[row], activations.positions[row], activations.token_ids[row])
+        for end, kept in enumerate((is_high, is_low)):
+            signed = value[kept] if end == 0 else -value[kept]
+            ints = [item[kept].int().cpu().numpy() for item in (column + end * self.bar[0].size, *address)]
+            self.parts.append(_Entries(ints[0], signed.cpu().numpy(), *ints[1:]))
+            self.n_pending += len(signed)
+        filling = self.n_seen < self.n_top
+        self.n_seen += int(later.sum())
+        if filling or self.n_pending > self.n_top * self.bar[0].size:
+            self.compact()
+
+    def compact(self) -> np.ndarray:
+        """Keep the best of what was gathered and raise the bar; returns the ranks of what is kept."""
+        entries, rank = _Entries.join(self.parts).best(self.n_top)
+        self.parts, self.n_pending = [entries], 0
+        if self.n_seen >= self.n_top:
+            self.bar = entries.value[rank == self.n_top - 1].reshape(self.bar.shape)
+        return rank
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The fields of `TopTokens` for this domain."""
+        rank = self.compact()
+        return _fill(self.parts[0], rank, (len(ENDS), *self.shape), self.n_top)
+
+
+def _own_bar(
+    values: Float32[Tensor, "layer token d_model"], n_top: int
+) -> tuple[Float32[Tensor, "layer 1 d_model"], Float32[Tensor, "layer 1 d_model"]]:
+    """The smallest value that is among the `n_top` of its own batch, at the high and (negated) at the low end."""
+    if values.shape[1] < n_top:
+        nothing = torch.full_like(values[:, :1], -torch.inf)
+        return nothing, nothing
+    high = values.topk(n_top, dim=1).values[:, -1:]
+    return high, -values.topk(n_top, dim=1, largest=False).values[:, -1:]
+
+
+def _fill(
+    entries: _Entries, rank: np.ndarray, shape: tuple[int, ...], n_top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Value, prompt, position and token as arrays [..., layer, end, rank, d_model] from columns of `shape`.
+
+    `shape` ends in (end, layer, d_model). Empty ranks hold NaN and -1.
+    """
+    n_columns = int(np.prod(shape))
+    arrays = []
+    for name, empty in (("value", np.nan), ("prompt", -1), ("position", -1), ("token", -1)):
+        array = np.full((n_columns, n_top), empty, dtype=getattr(entries, name).dtype)
+        array[entries.column, rank] = getattr(entries, name)
+        arrays.append(np.moveaxis(array.reshape(*shape, n_top), (-4, -1), (-3, -2)))
+    arrays[0] = arrays[0] * np.array([1, -1], dtype=np.float32)[:, None, None]
+    return tuple(np.ascontiguousarray(array) for array in arrays)  # pyright: ignore[reportReturnType]
+
+
+def _merge_top(a: TopTokens, b: TopTokens) -> TopTokens:
+    n_domains, n_layers, n_ends, n_top, d_model = a.value.shape
+    shape = (n_domains, n_ends, n_layers, d_model)
+    entries, rank = _Entries.join([_flatten(a, shape), _flatten(b, shape)]).best(n_top)
+    return TopTokens(*_fill(entries, rank, shape, n_top))
+
+
+def _flatten(top: TopTokens, shape: tuple[int, ...]) -> _Entries:
+    """The filled ranks of a table as a flat list, with the domain as the outermost part of the column."""
+    column = np.broadcast_to(np.arange(np.prod(shape)).reshape(shape)[..., None, :], np.moveaxis(top.value, 2, 1).shape)
+    signed = top.value * np.array([1, -1], dtype=np.float32)[:, None, None]
+    fields = [np.moveaxis(field, 2, 1) for field in (signed, top.prompt, top.position, top.token)]
+    filled = fields[1] >= 0
+    return _Entries(column[filled], *(field[filled] for field in fields))
