@@ -4,7 +4,10 @@ import json
 import os
 from pathlib import Path
 
-import pytest
+# One thread per test process: tiny matrices gain nothing from two, and xdist runs two processes on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 LAW = ["court", "law", "judge", "shall", "statute"]
 SCIENCE = ["cell", "plant", "leaf", "water", "energy", "force", "number"]

@@ -34,7 +34,7 @@ _SHAPE: dict[str, Any] = {
 
 
 def tiny_config(family: str) -> Any:
-    """A config of three layers, width 16 and four heads; head_dim differs from d_model / n_heads where a family allows."""
+    """Three layers, width 16, four heads; head_dim differs from d_model / n_heads where a family allows."""
     match family:
         case "gpt2":
             ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

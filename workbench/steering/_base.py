@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -150,7 +150,7 @@ class SteeringHandle:
         """Take the steering off the model; calling it again does nothing."""
         self._stack.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SteeringHandle":
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ its norm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -49,7 +49,7 @@ class ContrastiveAddition(Steering):
         *,
         layer: int,
         pooling: Pooling = "mean",
-    ) -> Self:
+    ) -> "ContrastiveAddition":
         """Difference in means of the block outputs of `layer`."""
         direction = difference_in_means(model, positive, negative, model.residual_sites([layer]), pooling)
         return cls(direction[0].cpu(), layer)

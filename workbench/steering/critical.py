@@ -9,7 +9,7 @@ known to us. With S = all dimensions at one layer it equals whole-dimension stee
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -64,7 +64,7 @@ class CriticalDimensionSteering(Steering):
         layers: Sequence[int],
         dimensions: Sequence[int],
         pooling: Pooling = "mean",
-    ) -> Self:
+    ) -> "CriticalDimensionSteering":
         """Difference in means at every layer, kept on `dimensions` (the DCDs of the target domain)."""
         sites = model.residual_sites(layers)
         direction = difference_in_means(model, positive, negative, sites, pooling)

@@ -1,0 +1,184 @@
+"""Every method obeys every law on every family; every law fails on an implementation that breaks it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.steering import laws
+from tests.tiny import FAMILIES, tiny_model
+from workbench.models import Call, HookedModel
+from workbench.records import Site
+from workbench.steering import (
+    Combination,
+    ContrastiveAddition,
+    CriticalDimensionSteering,
+    Scope,
+    Steering,
+    save_steering,
+    steer,
+)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 2.0 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+MAKERS: dict[str, Callable[[HookedModel], Steering]] = {
+    "cds": lambda model: CriticalDimensionSteering(noise(2, model.d_model), (0, 2), (1, 5, 7)),
+    "caa": lambda model: ContrastiveAddition(noise(model.d_model), 1),
+    "both": lambda model: Combination(
+        (
+            (ContrastiveAddition(noise(model.d_model), 1), 1.0),
+            (CriticalDimensionSteering(noise(2, model.d_model, seed=1), (1, 2), (0, 3)), -2.0),
+        )
+    ),
+}
+STEERED_LAWS = (
+    laws.identity_at_zero,
+    laws.restored_after_exit,
+    laws.restored_after_exception,
+    laws.earlier_tokens_unchanged,
+    laws.padded_equals_single,
+    laws.cached_equals_uncached,
+    laws.change_is_strength_times_delta,
+)
+
+model_of = cache(tiny_model)
+
+
+@pytest.mark.parametrize("law", STEERED_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("method", MAKERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_law_holds(law: Callable[..., None], method: str, family: str) -> None:
+    model = model_of(family)
+    law(model, MAKERS[method](model), steer)
+
+
+@pytest.mark.parametrize("method", [name for name in MAKERS if name != "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_and_loaded_method_is_the_same(method: str, family: str, tmp_path: Path) -> None:
+    model = model_of(family)
+    laws.save_and_load_keep_delta(model, MAKERS[method](model), tmp_path)
+
+
+def misfits(model: HookedModel) -> list[Steering]:
+    return [
+        ContrastiveAddition(noise(model.d_model + 1), 1),
+        ContrastiveAddition(noise(model.d_model), model.n_layers),
+        CriticalDimensionSteering(noise(1, 2 * model.d_model), (0,), (1,)),
+        Combination(()),
+        # The first part fits, the second does not: nothing of the first may stay behind.
+        Combination(((ContrastiveAddition(noise(model.d_model), 0), 1.0), (ContrastiveAddition(noise(3), 1), 1.0))),
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_misfit_raises_and_leaves_no_trace(family: str) -> None:
+    model = model_of(family)
+    laws.wrong_model_or_no_site_raises(model, MAKERS["caa"](model), steer, misfits(model))
+
+
+# --- planted wrong implementations ------------------------------------------------------------------------------------
+
+
+def wrongly(
+    edit_rule: Callable[[torch.Tensor, torch.Tensor, float, Call, Scope], torch.Tensor],
+) -> Callable[..., Any]:
+    """A way of steering that cleans up well but edits by another rule (x, delta, strength, call, scope) -> x."""
+
+    @contextmanager
+    def wrong_steer(model: HookedModel, steering: Steering, strength: float, scope: Any) -> Iterator[None]:
+        scope = scope if isinstance(scope, Scope) else Scope(scope)
+
+        def edit(values: torch.Tensor, site: Site, call: Call) -> torch.Tensor:
+            return edit_rule(values, steering.delta(values, site, call.positions), strength, call, scope)
+
+        with model.hooked(dict.fromkeys(steering.sites, edit), editing=True):
+            yield
+
+    return wrong_steer
+
+
+@wrongly
+def never_quite_zero(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+    return x + (strength + 1e-3) * delta
+
+
+@wrongly
+def ignores_scope(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+    return x + strength * delta
+
+
+@wrongly
+def counts_columns(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+    columns = torch.arange(x.shape[1]).expand(x.shape[:2])
+    return x + strength * scope.mask(Call(columns, call.prompt_lengths))[..., None] * delta
+
+
+@wrongly
+def normalises(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+    moved = x + strength * scope.mask(call)[..., None] * delta
+    return moved * x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
+
+
+class Leaks:
+    """Never takes its hooks off."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.handle = steer(*arguments)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class TidyOnlyWhenAllGoesWell(Leaks):
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.handle.remove()
+
+
+@contextmanager
+def accepts_anything(*_: Any) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("law", "wrong"),
+    [
+        (laws.identity_at_zero, never_quite_zero),
+        (laws.restored_after_exit, Leaks),
+        (laws.restored_after_exception, TidyOnlyWhenAllGoesWell),
+        (laws.earlier_tokens_unchanged, ignores_scope),
+        (laws.padded_equals_single, counts_columns),
+        (laws.cached_equals_uncached, counts_columns),
+        (laws.change_is_strength_times_delta, normalises),
+    ],
+    ids=lambda value: getattr(value, "__name__", "wrong"),
+)
+def test_law_fails_on_wrong_implementation(law: Callable[..., None], wrong: Any) -> None:
+    model = tiny_model("llama")
+    with pytest.raises(AssertionError):
+        law(model, MAKERS["caa"](model), wrong)
+
+
+def test_saving_in_half_precision_breaks_the_law(tmp_path: Path) -> None:
+    model = model_of("llama")
+
+    def rounding_save(path: Path, steering: ContrastiveAddition, *rest: Any, **options: Any) -> None:
+        rounded = ContrastiveAddition(steering.direction.bfloat16().float(), steering.layer)
+        save_steering(path, rounded, *rest, **options)
+
+    with pytest.raises(AssertionError):
+        laws.save_and_load_keep_delta(model, MAKERS["caa"](model), tmp_path, rounding_save)
+
+
+def test_accepting_misfits_breaks_the_law() -> None:
+    model = model_of("llama")
+    with pytest.raises(pytest.fail.Exception):
+        laws.wrong_model_or_no_site_raises(model, MAKERS["caa"](model), accepts_anything, misfits(model))
