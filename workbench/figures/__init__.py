@@ -1,0 +1,64 @@
+"""Records as Plotly figures, as HTML and as sentences; never a model.
+
+Each figure function takes one record and returns one `go.Figure` with titles and units; nothing is shown, saved or set
+globally. Show one in a notebook with `figure.show(config=CONFIG)`.
+"""
+
+from workbench.figures.captions import (
+    dcd_caption,
+    detector_caption,
+    difference_caption,
+    effect_caption,
+    first_position_caption,
+    forest_caption,
+    frequency_caption,
+    magnitude_caption,
+    profile_caption,
+)
+from workbench.figures.detectors import best_per_domain, contexts_html, detector_figure, is_scored, token_words
+from workbench.figures.effects import (
+    against_unsteered,
+    arm_name,
+    between_arms,
+    difference_figure,
+    effect_figure,
+    forest_figure,
+    reading,
+)
+from workbench.figures.frequencies import frequency_figure
+from workbench.figures.magnitudes import first_position_figure, magnitude_figure, profile_figure
+from workbench.figures.page import CONFIG, Section, figure_fragment, table_html, write_figure, write_page
+
+__all__ = [
+    "CONFIG",
+    "Section",
+    "against_unsteered",
+    "arm_name",
+    "best_per_domain",
+    "between_arms",
+    "contexts_html",
+    "dcd_caption",
+    "detector_caption",
+    "detector_figure",
+    "difference_caption",
+    "difference_figure",
+    "effect_caption",
+    "effect_figure",
+    "figure_fragment",
+    "first_position_caption",
+    "first_position_figure",
+    "forest_caption",
+    "forest_figure",
+    "frequency_caption",
+    "frequency_figure",
+    "is_scored",
+    "magnitude_caption",
+    "magnitude_figure",
+    "profile_caption",
+    "profile_figure",
+    "reading",
+    "table_html",
+    "token_words",
+    "write_figure",
+    "write_page",
+]
