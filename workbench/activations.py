@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.dimensions.statistics import POOLINGS, StatisticsFold, pool
+from workbench.dimensions.statistics import POOLINGS, StatisticsFold
 from workbench.models import Call, HookedModel
 from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, TokenColumns, Tokens
 
@@ -108,9 +108,8 @@ def collect(
     else:
         values = np.lib.format.open_memmap(rows_path, mode="w+", dtype=np.float32, shape=shape)
     for batch in stream(model, prompts, sites, batch_size=batch_size, truncate=truncate, progress=progress):
-        fold.update(batch)
-        indices, rows = pool(batch, poolings)
-        values[indices] = rows
+        reductions = fold.update(batch)
+        values[reductions.prompt_index] = reductions.pool(poolings)
     pooled = PooledRows(
         tuple(prompt.name for prompt in prompts),
         tuple(prompt.domain for prompt in prompts),

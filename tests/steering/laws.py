@@ -96,7 +96,8 @@ def cached_equals_uncached(model: HookedModel, steering: Steering, steer: Steer)
 
 def change_is_strength_times_delta(model: HookedModel, steering: Steering, steer: Steer) -> None:
     tokens = right(model)
-    first = min(steering.sites, key=lambda site: (site.layer, site.kind != "resid_pre", site.kind not in ("z", "attn_out")))
+    order = ("resid_pre", "z", "attn_out", "mlp_raw", "mlp_out", "resid_post")
+    first = min(steering.sites, key=lambda site: (site.layer, order.index(site.kind)))
     before = capture(model, tokens, [first])[0]
     with steer(model, steering, -0.7, "all_but_first"):
         # Hooks run in the order in which they were set: the capture inside the block sees the edited value.

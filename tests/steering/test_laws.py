@@ -105,23 +105,23 @@ def wrongly(
 
 
 @wrongly
-def never_quite_zero(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+def never_quite_zero(x, delta, strength, call, scope):
     return x + (strength + 1e-3) * delta
 
 
 @wrongly
-def ignores_scope(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+def ignores_scope(x, delta, strength, call, scope):
     return x + strength * delta
 
 
 @wrongly
-def counts_columns(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+def counts_columns(x, delta, strength, call, scope):
     columns = torch.arange(x.shape[1]).expand(x.shape[:2])
     return x + strength * scope.mask(Call(columns, call.prompt_lengths))[..., None] * delta
 
 
 @wrongly
-def normalises(x, delta, strength, call, scope):  # noqa: ANN001, ANN201
+def normalises(x, delta, strength, call, scope):
     moved = x + strength * scope.mask(call)[..., None] * delta
     return moved * x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
 

@@ -1,0 +1,88 @@
+"""Streams of activations: nothing but real tokens, each once, and the same numbers as one prompt at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import tiny_model
+from workbench.activations import capture, collect, collect_columns, stream
+from workbench.records import Prompt
+
+TEXTS = {
+    "law": ["the court shall", "it was the court's sum of a river and", "a court is a court ."],
+    "code": ["x y x y is", "x", "y is x and the cell"],
+}
+
+
+def prompts() -> list[Prompt]:
+    return [
+        Prompt(text, domain, f"{domain}/{index}", "identify")
+        for domain, texts in TEXTS.items()
+        for index, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_stream_holds_every_real_token_once_with_its_activation(model, batch_size: int) -> None:
+    sites = model.residual_sites()
+    seen = {}
+    for batch in stream(model, prompts(), sites, batch_size=batch_size):
+        for column, (prompt, position) in enumerate(
+            zip(batch.prompt_index.tolist(), batch.positions.tolist(), strict=True)
+        ):
+            assert (prompt, position) not in seen
+            assert prompts()[prompt].domain == batch.domain
+            seen[prompt, position] = batch.values[:, column], int(batch.token_ids[column])
+    for index, prompt in enumerate(prompts()):
+        tokens = model.tokenize([prompt.text])
+        alone = capture(model, tokens, sites)[:, 0]
+        for position in range(tokens.ids.shape[1]):
+            values, token = seen.pop((index, position))
+            assert token == int(tokens.ids[0, position])
+            torch.testing.assert_close(values, alone[:, position], atol=1e-5, rtol=1e-4)
+    assert not seen
+
+
+def test_captured_activations_are_copies(model) -> None:
+    tokens = model.tokenize(["the court"])
+    first = capture(model, tokens, model.residual_sites())
+    kept = first.clone()
+    capture(model, model.tokenize(["x y"]), model.residual_sites())
+    assert torch.equal(first, kept)
+
+
+def test_pooled_rows_in_memory_and_on_disk_are_the_same(model, tmp_path) -> None:
+    statistics, rows = collect(model, prompts(), batch_size=2)
+    _, mapped = collect(model, prompts(), batch_size=3, rows_path=tmp_path / "rows.npy")
+    np.testing.assert_allclose(mapped.values, rows.values, atol=1e-5, rtol=1e-4)
+    assert statistics.n_prompts.tolist() == [3, 3]
+    # mean magnitude by hand for one prompt: tokens after BOS only
+    alone = capture(model, model.tokenize([prompts()[1].text]), model.residual_sites())[:, 0, 1:].abs().mean(dim=1)
+    np.testing.assert_allclose(rows.pooled("mean_abs")[1], alone.numpy(), atol=1e-5, rtol=1e-4)
+
+
+def test_columns_are_the_right_numbers_in_reading_order(model) -> None:
+    columns = collect_columns(model, prompts(), [(2, 5), (0, 1)], batch_size=2)
+    assert columns.positions[columns.prompt_index == 1].tolist() == list(range(10))
+    assert "".join(columns.token_text[1:4]) == "thecourtshall"
+    alone = capture(model, model.tokenize([prompts()[4].text]), model.residual_sites())[:, 0]
+    chosen = columns.values[columns.prompt_index == 4]
+    np.testing.assert_allclose(chosen[:, 0], alone[2, :, 5].numpy(), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(chosen[:, 1], alone[0, :, 1].numpy(), atol=1e-5, rtol=1e-4)
+
+
+def test_mistakes_raise(model) -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        next(stream(model, [], model.residual_sites()))
+    with pytest.raises(ValueError, match="layer < 3 and dimension < 16"):
+        collect_columns(model, prompts(), [(3, 0)])
+    broken = tiny_model("llama")
+    with torch.no_grad():
+        next(p for n, p in broken.hf_model.named_parameters() if "layers.1" in n and p.dim() > 1).fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"resid_post\.1 are NaN or infinite"):
+        collect(broken, prompts())
