@@ -100,12 +100,10 @@ class HookedModel:
         shape = {key: config[key] for key in sorted(config) if key.startswith(("num_", "hidden_", "vocab", "inter"))}
         digest.update(json.dumps(shape, default=str).encode())
         digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
-        for name, weight in sorted(self.hf_model.state_dict().items()):
-            if torch.is_floating_point(weight):
-                digest.update(name.rsplit(".", 1)[-1].encode())
-                digest.update(
-                    weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
-                )
+        # Module names change when a model is wrapped, and with TransformerLens; the set of weights does not.
+        weights = (weight.detach().to("cpu", torch.bfloat16).contiguous() for weight in self.hf_model.parameters())
+        for one in sorted(hashlib.sha256(weight.view(torch.uint8).numpy().tobytes()).digest() for weight in weights):
+            digest.update(one)
         return digest.hexdigest()[:32]
 
     def width(self, site: Site) -> int:
