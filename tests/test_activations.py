@@ -66,6 +66,21 @@ def test_pooled_rows_in_memory_and_on_disk_are_the_same(model, tmp_path) -> None
     np.testing.assert_allclose(rows.pooled("mean_abs")[1], alone.numpy(), atol=1e-5, rtol=1e-4)
 
 
+def test_statistics_of_one_split_count_its_prompts_only(model) -> None:
+    mixed = [
+        Prompt(prompt.text, prompt.domain, prompt.name, "identify" if index % 3 else "test")
+        for index, prompt in enumerate(prompts())
+    ]
+    statistics, rows = collect(model, mixed, split="identify")
+    alone, _ = collect(model, [prompt for prompt in mixed if prompt.split == "identify"])
+    everything, _ = collect(model, mixed)
+    assert rows.values.shape[0] == len(mixed)
+    np.testing.assert_allclose(statistics.mean, alone.mean, atol=1e-6)
+    assert not np.allclose(statistics.mean, everything.mean, atol=1e-6)
+    top = statistics.top.prompt[statistics.top.prompt >= 0]
+    assert {mixed[index].split for index in top.tolist()} == {"identify"}
+
+
 def test_columns_are_the_right_numbers_in_reading_order(model) -> None:
     columns = collect_columns(model, prompts(), [(2, 5), (0, 1)], batch_size=2)
     assert columns.positions[columns.prompt_index == 1].tolist() == list(range(10))

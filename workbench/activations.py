@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.dimensions.statistics import POOLINGS, StatisticsFold
+from workbench.dimensions.statistics import POOLINGS, StatisticsFold, reduce_prompts
 from workbench.models import Call, HookedModel
-from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, TokenColumns, Tokens
+from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, Split, TokenColumns, Tokens
 
 Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
 
@@ -40,11 +40,11 @@ def capture(model: HookedModel, tokens: Tokens, sites: Sequence[Site]) -> Float[
 def batches(
     model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = 32, truncate: bool = False
 ) -> Iterator[tuple[list[int], Tokens]]:
-    """Right-padded batches of one domain each, longest first, with the indices of their prompts."""
-    by_domain: dict[str, list[int]] = {}
+    """Right-padded batches of one domain and split each, longest first, with the indices of their prompts."""
+    groups: dict[tuple[str, Split], list[int]] = {}
     for index, prompt in enumerate(prompts):
-        by_domain.setdefault(prompt.domain, []).append(index)
-    for indices in by_domain.values():
+        groups.setdefault((prompt.domain, prompt.split), []).append(index)
+    for indices in groups.values():
         ordered = sorted(indices, key=lambda index: -len(prompts[index].text))
         for start in range(0, len(ordered), batch_size):
             chosen = ordered[start : start + batch_size]
@@ -60,7 +60,7 @@ def stream(
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Activations]:
-    """Activations of real tokens, batch by batch; every batch is of one domain and holds whole prompts.
+    """Activations of real tokens, batch by batch; every batch is of one domain and split, and holds whole prompts.
 
     Tokens of a prompt stand together in reading order. Prompts longer than the context raise unless `truncate`.
     """
@@ -86,6 +86,7 @@ def collect(
     model: HookedModel,
     prompts: Sequence[Prompt],
     *,
+    split: Split | None = None,
     layers: Sequence[int] | None = None,
     n_top: int = 20,
     batch_size: int = 32,
@@ -96,26 +97,26 @@ def collect(
 ) -> tuple[DimensionStatistics, PooledRows]:
     """One pass over the corpus: statistics per domain, layer and dimension, and one pooled row per prompt.
 
-    With `rows_path` (a .npy file) the rows are written there as they come and memory-mapped; otherwise they stay in
-    memory: prompts x poolings x layers x d_model x 4 bytes. Raises on NaN or infinite activations, naming the layer.
+    Rows are kept of every prompt; the statistics are of all prompts, or of those in `split` alone. Their prompt
+    addresses count in `prompts`. With `rows_path` (a .npy file) rows go to that file as they come, and the result maps
+    it; otherwise they stay in memory: prompts x poolings x layers x d_model x 4 bytes. Raises on NaN or infinite
+    activations, naming the layer.
     """
     sites = model.residual_sites(layers)
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
     fold = StatisticsFold(domains, len(sites), model.d_model, n_top=n_top)
     shape = (len(prompts), len(poolings), len(sites), model.d_model)
-    if rows_path is None:
-        values = np.empty(shape, dtype=np.float32)
-    else:
-        values = np.lib.format.open_memmap(rows_path, mode="w+", dtype=np.float32, shape=shape)
+    values = np.empty(shape, dtype=np.float32) if rows_path is None else _RowFile(rows_path, shape)
     for batch in stream(model, prompts, sites, batch_size=batch_size, truncate=truncate, progress=progress):
-        reductions = fold.update(batch)
+        is_counted = split is None or prompts[int(batch.prompt_index[0])].split == split
+        reductions = fold.update(batch) if is_counted else reduce_prompts(batch)
         values[reductions.prompt_index] = reductions.pool(poolings)
     pooled = PooledRows(
         tuple(prompt.name for prompt in prompts),
         tuple(prompt.domain for prompt in prompts),
         tuple(prompt.split for prompt in prompts),
         tuple(poolings),
-        values,
+        values.mapped() if isinstance(values, _RowFile) else values,
     )
     return fold.result(), pooled
 
@@ -159,3 +160,25 @@ def collect_columns(
         domains=tuple(prompt.domain for prompt in prompts),
         splits=tuple(prompt.split for prompt in prompts),
     )
+
+
+class _RowFile:
+    """A .npy file that is written row by row; a mapped array would count its written pages as working memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.row_bytes = 4 * int(np.prod(shape[1:]))
+        with path.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            self.start = file.tell()
+            file.truncate(self.start + shape[0] * self.row_bytes)
+
+    def __setitem__(self, indices: np.ndarray, rows: np.ndarray) -> None:
+        with self.path.open("r+b") as file:
+            for index, row in zip(indices.tolist(), rows.astype("<f4"), strict=True):
+                file.seek(self.start + index * self.row_bytes)
+                file.write(row.tobytes())
+
+    def mapped(self) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r")

@@ -38,7 +38,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    where = _find(name)
+    where = find_model(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not Path(where).is_dir():
         options |= {"local_files_only": not allow_download, "revision": revision}
@@ -87,7 +87,8 @@ def wrap_model(model: Any, tokenizer: Any, *, name: str = "unnamed", self_check:
     return hooked
 
 
-def _find(name: str) -> str:
+def find_model(name: str) -> str:
+    """The folder of a model, or its Hugging Face id unchanged; raises `ModelError` where a folder is unusable."""
     if name == BUILTIN:
         folder = resources.files("workbench.builtin") / "model"
         if not (folder / "config.json").is_file():
