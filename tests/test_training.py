@@ -134,7 +134,7 @@ def reply_of(document: str) -> tuple[str, str]:
 def test_yes_no_answers_are_right_and_balanced() -> None:
     draw, true, replies = random.Random(1), true_statements(), Counter()
     ends = [re.compile(re.escape(form).replace(r"\{statement\}", "(.+)")) for form in generator.YES_NO_FORMS]
-    for _ in range(6000):
+    for _ in range(3000):
         prompt, reply = reply_of(generator.choice(MATERIAL, draw))
         if reply in ("Yes", "No"):
             statements = [match[1] for pattern in ends if (match := pattern.fullmatch(prompt))]
@@ -150,7 +150,7 @@ def test_two_way_answers_are_right_and_never_given_away_by_position() -> None:
         for subject, answer in relation.facts.items():
             for form in relation.trained_questions:
                 known[sentence(form.format(subject=subject))].add(answer)
-    for _ in range(6000):
+    for _ in range(2500):
         prompt, reply = reply_of(generator.choice(MATERIAL, draw))
         if reply in ("Yes", "No"):
             continue

@@ -170,9 +170,10 @@ def card(evaluation: dict[str, Any], training: str, remarks: str) -> str:
 # Model card: the built-in model
 
 A Llama-shaped decoder (RMSNorm, no bias terms, tied embedding) with {parameters:,} parameters:
-{config.num_hidden_layers} layers, d_model {config.hidden_size}, {config.num_attention_heads} heads,
-{config.num_key_value_heads} key-value heads, d_mlp {config.intermediate_size}; byte-level BPE tokenizer with a BOS
-marker and chat markers; bfloat16. Made by this project (`training/`), MIT licence. Every figure here is written by `python -m training.evaluate`.
+{config.num_hidden_layers} layers, d_model {config.hidden_size}, {config.num_attention_heads} heads, \
+{config.num_key_value_heads} key-value heads, d_mlp {config.intermediate_size};
+byte-level BPE tokenizer with a BOS marker and chat markers; bfloat16. Made by this project (`training/`), MIT licence.
+Every figure here was written by `python -m training.evaluate`.
 
 {limits}
 ## What it reaches

@@ -155,31 +155,31 @@ def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250) -> None:
         signal.signal(name, lambda *_: stopping.append(True))
 
     began, mean_loss = time.time() - state["seconds"], math.nan
-    log = (out / "log.jsonl").open("a")
-    for rows in batches(read_sources(data), recipe, state["step"]):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate_at(state["tokens"] + rows.numel())
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = loss_of(model, rows.to(device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        mean_loss = loss.item() if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * loss.item()
-        state = {
-            "step": state["step"] + 1,
-            "tokens": state["tokens"] + rows.numel(),
-            "seconds": time.time() - began,
-            "loss": mean_loss,
-        }
-        finished = state["tokens"] >= recipe.tokens
-        if state["step"] % 50 == 0 or finished:
-            log.write(json.dumps({**state, "rate": optimizer.param_groups[0]["lr"]}) + "\n")
-            log.flush()
-        if state["step"] % save_every == 0 or finished or stopping:
-            save_checkpoint(out, model, optimizer, state)
-        if finished or stopping:
-            return
+    with (out / "log.jsonl").open("a") as log:
+        for rows in batches(read_sources(data), recipe, state["step"]):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate_at(state["tokens"] + rows.numel())
+            with torch.autocast(device, dtype=torch.bfloat16):
+                loss = loss_of(model, rows.to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            mean_loss = loss.item() if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * loss.item()
+            state = {
+                "step": state["step"] + 1,
+                "tokens": state["tokens"] + rows.numel(),
+                "seconds": time.time() - began,
+                "loss": mean_loss,
+            }
+            finished = state["tokens"] >= recipe.tokens
+            if state["step"] % 50 == 0 or finished:
+                log.write(json.dumps({**state, "rate": optimizer.param_groups[0]["lr"]}) + "\n")
+                log.flush()
+            if state["step"] % save_every == 0 or finished or stopping:
+                save_checkpoint(out, model, optimizer, state)
+            if finished or stopping:
+                return
 
 
 if __name__ == "__main__":
