@@ -14,9 +14,15 @@ from tests.tiny import FAMILIES, tiny_model
 from workbench.models import Call, HookedModel
 from workbench.records import Site
 from workbench.steering import (
+    ITI,
+    SADI,
+    ActAdd,
+    AUSteer,
     Combination,
     ContrastiveAddition,
     CriticalDimensionSteering,
+    DirectionAddition,
+    DirectionalAblation,
     Scope,
     Steering,
     save_steering,
@@ -28,9 +34,27 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return 2.0 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def some_units(width: int, chosen: tuple[tuple[int, int], ...], value: float) -> torch.Tensor:
+    """Two layers of zeros with `value` at the chosen (row, unit), the second of them negative."""
+    gain = torch.zeros(2, width)
+    for sign, place in zip((1, -1, 1), chosen, strict=True):
+        gain[place] = sign * value
+    return gain
+
+
+UNITS = ((0, 1), (0, 7), (1, 3))
 MAKERS: dict[str, Callable[[HookedModel], Steering]] = {
     "cds": lambda model: CriticalDimensionSteering(noise(2, model.d_model), (0, 2), (1, 5, 7)),
     "caa": lambda model: ContrastiveAddition(noise(model.d_model), 1),
+    "austeer z": lambda model: AUSteer(some_units(model.n_heads * model.d_head, UNITS, 5.0), "z", (0, 2)),
+    "austeer mlp": lambda model: AUSteer(
+        some_units(model.d_model, UNITS, 5.0), "mlp_raw", (0, 1), "momentum_consistent"
+    ),
+    "actadd": lambda model: ActAdd(noise(6, model.d_model), 1),
+    "ablation": lambda model: DirectionalAblation(noise(model.d_model), model.n_layers),
+    "addition": lambda model: DirectionAddition(noise(model.d_model), 1),
+    "iti": lambda model: ITI(noise(3, model.d_head), ((0, 1), (2, 3), (2, 0)), model.n_heads),
+    "sadi": lambda model: SADI(some_units(model.d_model, UNITS, 1.0).abs(), "mlp_raw", (0, 1)),
     "both": lambda model: Combination(
         (
             (ContrastiveAddition(noise(model.d_model), 1), 1.0),
