@@ -65,13 +65,10 @@ def test_discrimination_leaves_out_what_is_large_everywhere() -> None:
 def test_both_sorts_the_discriminative_dimensions_by_magnitude() -> None:
     rows = make_rows()
     often = (np.array(rows.domains) == "law") & np.array([int(name[-1]) < 4 for name in rows.prompts])
-    rows.values[often, 0, :, LAW_OFTEN] = 200.0  # 4 of 10 prompts: the larger mean, the smaller gap
+    rows.values[often, 0, :, LAW_OFTEN] = 300.0  # 120 on average in 4 of 10 prompts: the larger mean, the smaller gap
     rows.values[often, 0, :, LAW_ONLY] = 200.0
     rows.values[often, 0, :, EVERYWHERE] = 200.0
     assert of_law(find_dcds(rows, k=8, selection="discrimination")) == [LAW_ONLY, LAW_OFTEN]
-    rows.values[often, 0, :, LAW_ONLY] = 190.0
-    rows.values[~often, 0, :, LAW_ONLY] = np.where(np.array(rows.domains)[~often, None] == "law", 12.0, 1.0)
-    rows.values[often, 0, :, LAW_OFTEN] = 300.0
     assert of_law(find_dcds(rows, k=8, selection="both")) == [LAW_OFTEN, LAW_ONLY]
     assert of_law(find_dcds(rows, k=1, selection="both")) == [LAW_OFTEN]
 
@@ -97,8 +94,8 @@ def test_a_gap_of_exactly_thirty_percent_is_not_more_than_thirty_percent() -> No
         rows.values[:, 0] = 1.0
         rows.values[:frequency, 0, :, LAW_OFTEN] = 60.0
         assert of_law(find_dcds(rows, selection="discrimination")) == expected
-    rows.values[:, 0] = 1.0  # 0.6 against 0.4 and 0.2: 0.3 up to rounding
-    for start, n in ((0, 6), (10, 4), (20, 2)):
+    rows.values[:, 0] = 1.0  # 0.5 against 0.2 and 0.2: in floating point a little more than 0.3
+    for start, n in ((0, 5), (10, 2), (20, 2)):
         rows.values[start : start + n, 0, :, LAW_OFTEN] = 60.0
     assert domain_profiles(rows).gap[0, LAW_OFTEN] == pytest.approx(0.3, abs=1e-12)
     assert find_dcds(rows, selection="discrimination") == []

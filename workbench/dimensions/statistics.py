@@ -27,9 +27,7 @@ def active_dimensions(magnitude: Float[np.ndarray, "*rows d_model"]) -> Bool[np.
     no active dimension.
     """
     rows = magnitude.astype(np.float64)
-    mean = rows.mean(axis=-1, keepdims=True)
-    rounding = 1e-12 * np.abs(mean)
-    return rows > mean + N_SIGMA * rows.std(axis=-1, keepdims=True) + rounding
+    return rows > rows.mean(axis=-1, keepdims=True) + N_SIGMA * rows.std(axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
