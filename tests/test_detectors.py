@@ -26,6 +26,7 @@ from workbench.records import (
     Dimension,
     DimensionStatistics,
     Prompt,
+    Split,
     TokenColumns,
     TopTokens,
 )
@@ -108,11 +109,6 @@ def find(columns: TokenColumns, prompts: list[Prompt], *dimensions: int, **optio
     return find_detectors(make_statistics(columns), columns, dcds(*dimensions), words, prompts, **options)
 
 
-def held_out_score(columns: TokenColumns, column: tuple[int, int], members: np.ndarray) -> float:
-    rows = (np.array(columns.splits) == "test")[columns.prompt_index] & (columns.positions > 0)
-    return float(roc_auc_score(members[rows], columns.values[rows, columns.columns.index(column)]))
-
-
 def test_planted_classes_become_labels_and_noise_does_not() -> None:
     found = find(*make_corpus(), LEGAL, NUMBERS, NOISE, BOTH)
     readings = [(detector.dimension, detector.layer, detector.end, detector.label) for detector in found]
@@ -153,12 +149,27 @@ def test_without_a_label_the_end_with_the_larger_magnitude_is_reported(extreme: 
 def test_the_score_is_that_of_the_held_out_documents() -> None:
     columns, prompts = make_corpus()
     names, members = class_members(columns.token_text, columns.prompt_index)
-    detector = next(detector for detector in find(columns, prompts, LEGAL) if detector.layer == 1)
-    is_legal = members[:, names.index("legal terms")]
-    assert detector.auroc == pytest.approx(held_out_score(columns, (1, LEGAL), is_legal), abs=1e-12)
-    assert detector.low < detector.auroc < detector.high
     rows = (np.array(columns.splits) == "test")[columns.prompt_index] & (columns.positions > 0)
-    assert detector.n_tokens == is_legal[rows].sum()
+    high, low = (detector for detector in find(columns, prompts, LEGAL, NUMBERS) if detector.layer == 1)
+    for detector, sign in ((high, 1), (low, -1)):
+        is_member = members[rows, names.index(detector.label)]
+        values = sign * columns.values[rows, columns.columns.index((1, detector.dimension))]
+        assert detector.auroc == pytest.approx(roc_auc_score(is_member, values), abs=1e-12)
+        assert 0.9 < detector.low < detector.auroc < detector.high
+        assert detector.n_tokens == is_member.sum()
+
+
+@pytest.mark.parametrize("split", ["identify", "test"])
+@pytest.mark.parametrize(("n_documents", "expected"), [(3, UNLABELLED), (5, "legal terms")])
+def test_a_class_seen_in_too_few_documents_is_no_label(split: Split, n_documents: int, expected: str) -> None:
+    columns, prompts = make_corpus()
+    last = [index for index, name in enumerate(columns.splits) if name == split][n_documents:]
+    hidden = np.isin(columns.prompt_index, last)
+    values = columns.values.copy()
+    values[hidden, columns.columns.index((1, LEGAL))] = 0.0
+    text = tuple(" grund" if h and t in WORDS[:3] else t for t, h in zip(columns.token_text, hidden, strict=True))
+    columns = dataclasses.replace(columns, token_text=text, values=values)
+    assert find(columns, prompts, LEGAL)[1].label == expected
 
 
 def test_a_label_that_does_not_hold_outside_the_identify_documents_scores_chance() -> None:
