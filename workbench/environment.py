@@ -102,7 +102,7 @@ def _export_check(kaleido: str) -> Check:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser and kaleido != "not installed":
         return Check("PDF and SVG export", True, f"kaleido {kaleido} with {browser}", needed=False)
-    lacking = [] if kaleido != "not installed" else ["pip install 'dcd-workbench[export]'"]
-    lacking += [] if browser else ["a Chrome or Chromium"]
-    detail = f"not possible, install {' and '.join(lacking)}; HTML figures work without"
+    steps = [] if kaleido != "not installed" else ["pip install 'dcd-workbench[export]'"]
+    steps += [] if browser else ["install Chrome or Chromium"]
+    detail = f"not possible; to have it, {' and '.join(steps)}; HTML figures work without"
     return Check("PDF and SVG export", False, detail, needed=False)

@@ -18,12 +18,18 @@ from workbench.figures import (
     Section,
     best_per_domain,
     contexts_html,
+    detector_caption,
     detector_figure,
+    effect_caption,
     effect_figure,
     figure_fragment,
+    first_position_caption,
     first_position_figure,
+    frequency_caption,
     frequency_figure,
+    magnitude_caption,
     magnitude_figure,
+    profile_caption,
     profile_figure,
     token_words,
     write_figure,
@@ -159,22 +165,23 @@ def read_run(folder: Path) -> Run:
 def draw_figures(folder: Path) -> list[Path]:
     """Draw the figures of a run from its records into `figures/`, each a file that opens without a network."""
     run = read_run(folder)
+    out = folder / "figures"
+    out.mkdir(exist_ok=True)
     words = token_words(run.detectors)
     frequency = frequency_table(run.rows)
-    drawn = {
-        "magnitudes": magnitude_figure(run.statistics, words=words),
-        "first_positions": first_position_figure(run.statistics),
-        "detectors": detector_figure(run.detectors, N_BEST),
-    }
-    if frequency.to_numpy().max() >= RARE:  # no row would be left to draw
-        drawn["frequency"] = frequency_figure(frequency, at_least=RARE, words=words)
+    drawn = [
+        ("magnitudes", magnitude_figure(run.statistics, words=words), magnitude_caption(run.statistics)),
+        ("first_positions", first_position_figure(run.statistics), first_position_caption(run.statistics)),
+        ("detectors", detector_figure(run.detectors, N_BEST), detector_caption(run.detectors)),
+    ]
+    if frequency.to_numpy().max() >= RARE:  # otherwise no column would be left to draw
+        figure = frequency_figure(frequency, at_least=RARE, words=words)
+        drawn.append(("frequency", figure, frequency_caption(frequency)))
     for metric in dict.fromkeys(comparison.metric for comparison in run.comparisons):
-        drawn[f"effect_{''.join(sign if sign.isalnum() else '_' for sign in metric)}"] = effect_figure(
-            run.comparisons, metric
-        )
-    (folder / "figures").mkdir(exist_ok=True)
-    paths = [write_figure(figure, folder / "figures" / f"{name}.html") for name, figure in drawn.items()]
-    return [*paths, _draw_profiles(run, folder / "figures"), _draw_contexts(run, folder / "figures")]
+        name = "".join(sign if sign.isalnum() else "_" for sign in f"effect_{metric}")
+        drawn.append((name, effect_figure(run.comparisons, metric), effect_caption(run.comparisons, metric)))
+    paths = [write_figure(figure, out / f"{name}.html", caption=caption) for name, figure, caption in drawn]
+    return [*paths, _draw_profiles(run, out), _draw_contexts(run, out)]
 
 
 def _draw_profiles(run: Run, folder: Path) -> Path:
@@ -187,7 +194,7 @@ def _draw_profiles(run: Run, folder: Path) -> Path:
             figure_fragment(
                 profile_figure(run.statistics, dimension),
                 name=f"profile-{dimension}",
-                caption=f"Mean magnitude of dimension {dimension} over layers, in every domain.",
+                caption=profile_caption(run.statistics, dimension),
             ),
         )
         for dimension in dimensions

@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.activations import collect, collect_columns
 from workbench.corpus import corpus_hash, load_corpus, neutral_prompts
 from workbench.detectors import detector_frame, find_detectors
 from workbench.dimensions import dcd_frame, find_dcds, frequency_table
 from workbench.environment import library_versions, platform_facts
 from workbench.estimate import Estimate, estimate_study
-from workbench.evaluation import compare_steering
+from workbench.evaluation import against_unsteered, between_arms, measure_steering
+from workbench.evaluation.classifier import ClassifierReport
 from workbench.models import HookedModel, load_model
 from workbench.records import (
     SELECTIONS,
@@ -45,7 +44,6 @@ from workbench.runs import (
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]
-MAX_CHARACTERS = 1500
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,7 @@ class Settings:
     batch_size: int = 32
     truncate: bool = False
     allow_download: bool = False
+    max_characters: int = 1500
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -98,6 +97,8 @@ class Findings:
     dcds: tuple[Dimension, ...]
     detectors: tuple[Detector, ...]
     comparisons: tuple[Comparison, ...]
+    between: tuple[Comparison, ...]
+    classifier: ClassifierReport
 
 
 def run_study(
@@ -136,16 +137,15 @@ def perform(
             model = open_model(settings)
             prompts = load_passages(settings, model)
         if on_estimate is not None:
-            on_estimate(estimate_study(model, prompts, neutral_prompts(), k=settings.k, preset=settings.preset))
+            on_estimate(_estimate(model, prompts, settings))
         findings = _investigate(model, prompts, settings, timings, progress)
         with _timed(timings, "write"):
             _write_records(folder / "records", findings)
             _write_tables(folder / "tables", findings)
             seconds = time.perf_counter() - started
-            names = (findings.dcds, findings.detectors, findings.comparisons)
-            write_json(
-                folder / "summary.json", summarise(_name(model.name), findings.statistics.domains, *names, seconds)
-            )
+            found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
+            summary = summarise(_name(model.name), *found, seconds) | {"classifier": findings.classifier}
+            write_json(folder / "summary.json", summary)
             write_json(folder / MANIFEST, _manifest(settings, model, prompts, timings, seconds))
             draw_figures(folder)
             write_report(folder)
@@ -165,43 +165,34 @@ def open_model(settings: Settings) -> HookedModel:
 
 
 def load_passages(settings: Settings, model: HookedModel | None = None) -> list[Prompt]:
-    """The passages of the corpus, those to identify on first; documents are cut so that a passage fits the model.
+    """The passages of the corpus; documents are cut so that a passage fits the model.
 
     A token stands for at least one character in nearly all text, so a passage has fewer characters than the context has
     tokens; what is still too long raises when it is tokenised, unless truncation was asked for.
     """
-    prompts = load_corpus(
+    longest = settings.max_characters if model is None else min(settings.max_characters, model.context_length - 1)
+    return load_corpus(
         settings.corpus,
         domains=settings.domains,
         seed=settings.seed,
         limit=PRESETS[settings.preset].documents_per_domain,
-        max_characters=MAX_CHARACTERS if model is None else min(MAX_CHARACTERS, model.context_length - 1),
+        max_characters=longest,
         allow_download=settings.allow_download,
     )
-    return sorted(prompts, key=lambda prompt: SPLITS.index(prompt.split))
 
 
 def survey(
     model: HookedModel, prompts: Sequence[Prompt], settings: Settings, progress: StageProgress | None = None
 ) -> tuple[DimensionStatistics, PooledRows]:
-    """Statistics over the passages to identify on, and the pooled row of every passage, in the order of `prompts`."""
-    n_identify = sum(prompt.split == "identify" for prompt in prompts)
-    assert all(prompt.split == "identify" for prompt in prompts[:n_identify])
-    options: dict[str, Any] = {"batch_size": settings.batch_size, "truncate": settings.truncate}
-    n_top = PRESETS[settings.preset].n_top
-    statistics, rows = collect(
-        model, prompts[:n_identify], n_top=n_top, progress=_stage(progress, "statistics", 0, len(prompts)), **options
-    )
-    if n_identify == len(prompts):
-        return statistics, rows
-    held_out = _stage(progress, "statistics", n_identify, len(prompts))
-    _, others = collect(model, prompts[n_identify:], n_top=1, progress=held_out, **options)
-    return statistics, replace(
-        rows,
-        prompts=rows.prompts + others.prompts,
-        domains=rows.domains + others.domains,
-        splits=rows.splits + others.splits,
-        values=np.concatenate([rows.values, others.values]),
+    """Statistics over the passages to identify on, and the pooled row of every passage, in one pass."""
+    return collect(
+        model,
+        prompts,
+        split="identify",
+        n_top=PRESETS[settings.preset].n_top,
+        batch_size=settings.batch_size,
+        truncate=settings.truncate,
+        progress=_stage(progress, "statistics"),
     )
 
 
@@ -231,7 +222,7 @@ def label(
         [(layer, dimension) for layer in range(model.n_layers) for dimension in dimensions],
         batch_size=settings.batch_size,
         truncate=settings.truncate,
-        progress=_stage(progress, "detectors", 0, len(prompts)),
+        progress=_stage(progress, "detectors"),
     )
     promoted = {dimension: model.promoted_tokens(dimension) for dimension in dimensions}
     return find_detectors(statistics, columns, distinct, promoted, prompts, seed=settings.seed)
@@ -251,7 +242,7 @@ def _investigate(
     with _timed(timings, "detectors"):
         detectors = label(model, prompts, statistics, dcds, settings, progress)
     with _timed(timings, "steering"):
-        comparisons = compare_steering(
+        measured = measure_steering(
             model,
             prompts,
             neutral_prompts(),
@@ -259,9 +250,26 @@ def _investigate(
             kl_levels=PRESETS[settings.preset].kl_levels,
             seed=settings.seed,
             preset=settings.preset,
-            progress=_stage(progress, "steering", 0, None),
+            rows=rows,
+            progress=_stage(progress, "steering"),
         )
-    return Findings(statistics, rows, dcds, tuple(detectors), tuple(comparisons))
+        comparisons = against_unsteered(measured.results, seed=settings.seed)
+        between = between_arms(measured.results, seed=settings.seed)
+    return Findings(statistics, rows, dcds, tuple(detectors), tuple(comparisons), tuple(between), measured.classifier)
+
+
+def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings) -> Estimate:
+    n_domains = len({prompt.domain for prompt in prompts})
+    return estimate_study(
+        model,
+        prompts,
+        neutral_prompts(),
+        kl_levels=PRESETS[settings.preset].kl_levels,
+        preset=settings.preset,
+        n_columns=model.n_layers * min(model.d_model, n_domains * settings.k),
+        batch_size=settings.batch_size,
+        truncate=settings.truncate,
+    )
 
 
 def _write_records(folder: Path, findings: Findings) -> None:
@@ -271,6 +279,8 @@ def _write_records(folder: Path, findings: Findings) -> None:
     save_table(list(findings.dcds), folder / "dcds.json")
     save_table(list(findings.detectors), folder / "detectors.json")
     save_table(list(findings.comparisons), folder / "comparisons.json")
+    save_table(list(findings.between), folder / "between_arms.json")
+    write_json(folder / "classifier.json", findings.classifier)
 
 
 def _write_tables(folder: Path, findings: Findings) -> None:
@@ -280,6 +290,7 @@ def _write_tables(folder: Path, findings: Findings) -> None:
         "dcds": dcd_frame(findings.dcds),
         "detectors": detector_frame(findings.detectors),
         "steering": comparison_frame(findings.comparisons),
+        "steering_between_arms": comparison_frame(findings.between),
         "frequency": frequency_table(findings.rows).stack().rename("frequency").reset_index(),
         "profiles": profile_frame(findings.statistics, dimensions),
     }
@@ -328,10 +339,6 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     timings[stage] = time.perf_counter() - started
 
 
-def _stage(
-    progress: StageProgress | None, stage: str, before: int, total: int | None
-) -> Callable[[int, int], None] | None:
-    """A progress hook for one part of a stage, of which `before` steps are done already."""
-    if progress is None:
-        return None
-    return lambda done, all_steps: progress(stage, before + done, all_steps if total is None else total)
+def _stage(progress: StageProgress | None, stage: str) -> Callable[[int, int], None] | None:
+    """The progress hook of one stage."""
+    return None if progress is None else lambda done, total: progress(stage, done, total)

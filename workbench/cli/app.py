@@ -34,6 +34,9 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut passages that are longer than the model's context.")]
+MaxCharacters = Annotated[
+    int, typer.Option("--max-characters", help="Documents longer than this are cut into passages.")
+]
 Download = Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")]
 SelectionName = Annotated[str, typer.Option("--selection", help="magnitude, discrimination or both.")]
 TableFile = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
@@ -41,7 +44,7 @@ TableFile = Annotated[Path | None, typer.Option("--out", help="Write the whole t
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave: 0 done, 2 a mistake of the user (one line on stderr), 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     is_debug = "--debug" in arguments
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -79,17 +82,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-@app.callback(invoke_without_command=True)
-def main(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one-line errors.")] = False,
-) -> None:
-    if version:
+def _show_version(is_asked: bool) -> bool:
+    if is_asked:
         typer.echo(f"workbench {__version__}")
         raise typer.Exit()
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    return is_asked
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one-line errors.")] = False,
+) -> None:
+    """Options of `workbench` itself; `run` takes --debug out wherever it stands."""
 
 
 @app.command()
@@ -106,6 +113,7 @@ def study(
     quick: Annotated[bool, typer.Option("--quick", help="The same as --preset quick.")] = False,
     batch_size: BatchSize = 32,
     truncate: Truncate = False,
+    max_characters: MaxCharacters = 1500,
     download: Download = False,
 ) -> None:
     """The main job: find, label and steer, and write a run folder with a report."""
@@ -116,17 +124,17 @@ def study(
     from workbench.runs import read_run
     from workbench.study import perform
 
-    options = (k, seed, device, dtype, "quick" if quick else preset, batch_size, truncate, download)
+    options = (k, seed, device, dtype, "quick" if quick else preset, batch_size, truncate, download, max_characters)
     settings = _settings(model, corpus, domains, *options)
     with output.progress_bars() as (stage, console):
         perform(
             settings, out, progress=stage, on_estimate=lambda estimate: console.print(output.estimate_line(estimate))
         )
     finished = read_run(out)
-    output.print_dcds(finished.dcds)
+    output.print_overview(finished.dcds)
     output.print_detectors(finished.detectors)
     output.print_comparisons(finished.comparisons)
-    typer.echo(f"report: {out / 'report.html'}")
+    typer.echo(f"tables: {out / 'tables'}\nreport: {out / 'report.html'}")
 
 
 @app.command()
@@ -142,13 +150,16 @@ def find(
     out: TableFile = None,
     batch_size: BatchSize = 32,
     truncate: Truncate = False,
+    max_characters: MaxCharacters = 1500,
     download: Download = False,
 ) -> None:
     """Find the domain-critical dimensions (DCDs) of every domain."""
     from workbench.cli import jobs, output
     from workbench.dimensions import dcd_frame
 
-    settings = _settings(model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download)
+    settings = _settings(
+        model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters
+    )
     chosen = jobs.read_selection(selection)
     if out is not None:
         jobs.check_file(out)
@@ -173,6 +184,7 @@ def label(
     out: TableFile = None,
     batch_size: BatchSize = 32,
     truncate: Truncate = False,
+    max_characters: MaxCharacters = 1500,
     download: Download = False,
 ) -> None:
     """Label the DCDs by the words that fire them, scored on held-out documents."""
@@ -180,7 +192,9 @@ def label(
     from workbench.cli import jobs, output
     from workbench.detectors import detector_frame
 
-    settings = _settings(model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download)
+    settings = _settings(
+        model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters
+    )
     chosen = jobs.read_selection(selection)
     if out is not None:
         jobs.check_file(out)
@@ -217,12 +231,15 @@ def steer(
     dtype: Dtype = "float32",
     batch_size: BatchSize = 32,
     truncate: Truncate = False,
+    max_characters: MaxCharacters = 1500,
     download: Download = False,
 ) -> None:
     """Continue a text without and with steering."""
     from workbench.cli import jobs, output
 
-    settings = _settings(model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download)
+    settings = _settings(
+        model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters
+    )
     options = jobs.SteerOptions(
         domain, method, strength, selection, layer, artefact, save, max_new_tokens, temperature, scope
     )
@@ -250,13 +267,14 @@ def doctor(
     architectures: Annotated[bool, typer.Option("--architectures", help="List the supported architectures.")] = False,
 ) -> None:
     """Check the installation: versions, device, built-in model, cache, figure export."""
-    from workbench.cli.jobs import builtin_model_check
+    from workbench.cli.jobs import builtin_model_check, causal_architectures
+    from workbench.cli.output import no_other_bars
     from workbench.environment import environment_checks
-    from workbench.models.loading import SUPPORTED_ARCHITECTURES
 
     if architectures:
-        typer.echo("\n".join(sorted(SUPPORTED_ARCHITECTURES)))
+        typer.echo("\n".join(causal_architectures()))
         return
+    no_other_bars()
     checks = [*environment_checks(), builtin_model_check()]
     for check in checks:
         mark = "ok  " if check.is_ok else "FAIL" if check.needed else "-   "
@@ -277,9 +295,12 @@ def _settings(
     batch_size: int,
     truncate: bool,
     download: bool,
+    max_characters: int,
 ) -> "Settings":
     from workbench.cli.jobs import source_and_domains
     from workbench.study import Settings
 
     source, names = source_and_domains(corpus, domains)
-    return Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
+    return Settings(
+        model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download, max_characters
+    )

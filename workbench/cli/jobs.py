@@ -10,8 +10,10 @@ import pandas as pd
 from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
 from workbench.environment import Check
 from workbench.models import HookedModel, ModelError, load_model
+from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
 from workbench.runs import write_whole
+from workbench.steering import METHODS as STEERINGS
 from workbench.steering import (
     ContrastiveAddition,
     CriticalDimensionSteering,
@@ -134,7 +136,7 @@ def continuations(
     model = open_model(settings)
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
-        artefact = load_steering(options.artefact, model)
+        artefact = load_steering(options.artefact, model, STEERINGS)
         steering, scope = artefact.steering, artefact.scope
     else:
         prompts = load_passages(settings, model)
@@ -172,6 +174,11 @@ def _fit(
     _, rows = survey(model, identify, settings, progress)
     dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
     return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)
+
+
+def causal_architectures() -> list[str]:
+    """The architectures that TransformerLens supports and that are language models without an encoder."""
+    return sorted(name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel")))
 
 
 def builtin_model_check() -> Check:

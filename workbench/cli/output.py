@@ -1,5 +1,6 @@
 """What the command line prints: progress and estimates on stderr, tables on stdout."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -7,8 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from transformers.utils import logging
 
 from workbench.estimate import Estimate
+from workbench.figures.effects import arm_name, is_lower_better, shows_difference
 from workbench.records import Comparison, Detector, Dimension
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
@@ -19,6 +22,7 @@ PLAIN_WIDTH = 140  # where the output is no terminal
 @contextmanager
 def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]:
     """One bar per stage on stderr, and the console to print beside them."""
+    no_other_bars()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -30,6 +34,11 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]
             progress.update(tasks[name], completed=done, total=total)
 
         yield stage, console
+
+
+def no_other_bars() -> None:
+    """Keep transformers from drawing a bar of its own when it loads weights."""
+    logging.disable_progress_bar()
 
 
 def estimate_line(estimate: Estimate) -> str:
@@ -58,6 +67,26 @@ def print_dcds(dcds: Sequence[Dimension]) -> None:
     _print_table("Domain-critical dimensions", columns, rows)
 
 
+def print_overview(dcds: Sequence[Dimension]) -> None:
+    """One row per domain: its DCDs by magnitude, and those that discriminate it with their frequencies."""
+    rows = []
+    for domain in dict.fromkeys(dcd.domain for dcd in dcds):
+        own = [dcd for dcd in dcds if dcd.domain == domain]
+        largest = [
+            f"{dcd.dimension}{'' if dcd.reach == 'every domain' else '*'}"
+            for dcd in own
+            if dcd.selection == "magnitude"
+        ]
+        telling = [
+            f"{dcd.dimension} ({dcd.frequency:.2f} / {dcd.frequency_elsewhere:.2f})"
+            for dcd in own
+            if dcd.selection == "discrimination"
+        ]
+        rows.append((domain, " ".join(largest), ", ".join(telling) or "none"))
+    columns = ("domain", "by magnitude (* not large in every domain)", "by discrimination (frequency here / elsewhere)")
+    _print_table("Domain-critical dimensions", columns, rows)
+
+
 def print_detectors(detectors: Sequence[Detector]) -> None:
     """The labelled detectors, the best of each domain first."""
     labelled = [detector for detector in detectors if detector.label != "unlabelled"]
@@ -68,7 +97,7 @@ def print_detectors(detectors: Sequence[Detector]) -> None:
             f"{detector.dimension} {detector.end}",
             detector.label,
             f"{detector.auroc:.2f} [{detector.low:.2f}, {detector.high:.2f}]",
-            " ".join(repr(context.token)[1:-1] for context in detector.top_tokens[:N_TOKENS]),
+            "  ".join(_visible(context.token) for context in detector.top_tokens[:N_TOKENS]),
         )
         for domain in dict.fromkeys(detector.domain for detector in labelled)
         for detector in sorted((d for d in labelled if d.domain == domain), key=lambda d: -d.auroc)[:N_DETECTORS]
@@ -78,21 +107,25 @@ def print_detectors(detectors: Sequence[Detector]) -> None:
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """Every steered arm: effect with its interval beside what it cost."""
-    rows = [
-        (
-            item.domain,
-            item.metric,
-            f"{item.method} ({item.selection})" if item.selection else item.method,
-            str(item.layer),
-            f"{item.kl:.3f}",
-            f"{item.effect:+.3f} [{item.low:+.3f}, {item.high:+.3f}]" if item.reached else "KL level not reached",
-            "no difference shown" if item.reached and item.low <= 0 <= item.high else "",
-        )
-        for item in comparisons
-    ]
-    columns = ("domain", "metric", "method", "layer", "KL (nats)", "effect, 95 % interval", "")
-    _print_table("Steered against unsteered, on held-out text", columns, rows)
+    """For every arm and level of KL: in how many domains it is better, worse, or shows no difference to unsteered."""
+    groups: dict[tuple[str, str, float], list[Comparison]] = {}
+    for item in comparisons:
+        groups.setdefault((item.metric, arm_name(item), item.budget), []).append(item)
+    rows = []
+    for (metric, arm, budget), items in groups.items():
+        measured = [item for item in items if not math.isnan(item.effect)]
+        sign = -1 if is_lower_better(metric) else 1
+        better = sum(shows_difference(item) and sign * item.effect > 0 for item in measured)
+        worse = sum(shows_difference(item) and sign * item.effect < 0 for item in measured)
+        mean = f"{sum(item.effect for item in measured) / len(measured):+.3f}" if measured else ""
+        counts = (better, len(measured) - better - worse, worse, len(items) - len(measured))
+        rows.append((metric, arm, f"{budget:g}", mean, *map(str, counts)))
+    columns = ("metric", "method", "KL", "mean effect", "better", "no difference shown", "worse", "not measured")
+    _print_table("Steered against unsteered on held-out text: number of domains", columns, rows)
+
+
+def _visible(token: str) -> str:
+    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "→")
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

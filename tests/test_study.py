@@ -1,0 +1,188 @@
+"""The study as a whole, on a tiny random model and two small domains."""
+
+import json
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from workbench import study
+from workbench.activations import collect
+from workbench.estimate import Estimate
+from workbench.records import Prompt
+from workbench.runs import read_run
+from workbench.study import Settings, load_passages, open_model, perform, run_study, survey
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model_folder: Path, tiny_corpus_folder: Path) -> Settings:
+    return Settings(str(tiny_model_folder), str(tiny_corpus_folder), k=2, preset="quick")
+
+
+@pytest.fixture(scope="module")
+def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return perform(settings, tmp_path_factory.mktemp("runs") / "first")
+
+
+def test_a_run_folder_is_complete(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        *("manifest.json", "summary.json", "tables", "records", "figures", "report.html")
+    }
+    assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"dcds", "detectors", "steering", "frequency"}
+    run = read_run(finished)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["domains"] == list(run.statistics.domains) == ["law", "science"]
+    assert len(summary["steering"]) == len(run.comparisons) > 0
+    assert isinstance(summary["seconds"], float)
+
+
+def test_the_same_seed_gives_the_same_tables(settings: Settings, finished: Path, tmp_path: Path) -> None:
+    again = run_study(settings.model, corpus=settings.corpus, k=2, preset="quick", out=tmp_path / "again")
+    tables = sorted((finished / "tables").glob("*.csv"))
+    for path in tables:
+        assert (again / "tables" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert len(tables) == len(list((again / "tables").iterdir()))
+
+
+def test_dcds_are_the_largest_dimensions_of_the_passages_to_identify_on(finished: Path) -> None:
+    rows = read_run(finished).rows
+    magnitude = rows.values[:, rows.poolings.index("mean_abs")].mean(axis=1)  # prompt, d_model
+    found = json.loads((finished / "summary.json").read_text())["dcds"]
+    for domain in ("law", "science"):
+        own = [
+            index
+            for index in range(len(rows.prompts))
+            if rows.domains[index] == domain and rows.splits[index] == "identify"
+        ]
+        expected = np.argsort(-magnitude[own].mean(axis=0))[:2].tolist()
+        assert [dcd["dimension"] for dcd in found[domain]] == expected
+
+
+def test_the_manifest_names_model_data_and_versions_but_no_machine(finished: Path, settings: Settings) -> None:
+    text = (finished / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["model"]["name"] == Path(settings.model).name
+    assert manifest["model"]["fingerprint"] == open_model(settings).fingerprint
+    assert manifest["settings"]["corpus"] == "two-domains"
+    assert manifest["data"]["documents"]["law"] == {"identify": 8, "tune": 4, "test": 8}
+    assert set(manifest["timings"]) >= {"load", "statistics", "detectors", "steering"}
+    assert manifest["seeds"]["steering"] == 0
+    texts = [text, *((finished / name).read_text() for name in ("summary.json", "report.html"))]
+    texts += [path.read_text() for path in (finished / "tables").iterdir()]
+    for content in texts:
+        assert str(Path(settings.model).parent) not in content
+        assert str(finished.parent) not in content
+        assert str(Path.home()) not in re.sub(r"<script.*?</script>", "", content, flags=re.DOTALL)
+        assert json.dumps(socket.gethostname()) not in content
+
+
+def test_survey_has_rows_of_all_passages_and_statistics_of_those_to_identify_on(settings: Settings) -> None:
+    model = open_model(settings)
+    prompts = load_passages(settings, model)
+    statistics, rows = survey(model, prompts, settings)
+    _, at_once = collect(model, prompts)
+    assert rows.prompts == tuple(prompt.name for prompt in prompts)
+    np.testing.assert_allclose(rows.values, at_once.values, rtol=1e-4, atol=1e-5)
+    alone, _ = collect(model, [prompt for prompt in prompts if prompt.split == "identify"])
+    assert statistics.n_prompts.tolist() == [8, 8]
+    np.testing.assert_allclose(statistics.mean, alone.mean, rtol=1e-6, atol=1e-9)
+
+
+def test_top_tokens_point_at_the_passage_they_come_from(finished: Path, settings: Settings) -> None:
+    texts = {prompt.name: prompt.text for prompt in load_passages(settings, open_model(settings))}
+    contexts = [context for detector in read_run(finished).detectors for context in detector.top_tokens]
+    assert contexts
+    for context in contexts:
+        assert f"{context.before[-8:]}{context.token}{context.after[:8]}".strip() in texts[context.prompt]
+
+
+def test_progress_and_estimate_are_heard(settings: Settings, tmp_path: Path) -> None:
+    heard: list[Any] = []
+    perform(
+        settings,
+        tmp_path / "run",
+        progress=lambda stage, done, total: heard.append((stage, done, total)),
+        on_estimate=heard.append,
+    )
+    assert isinstance(heard[0], Estimate)
+    assert heard[0].seconds > 0
+    assert heard[0].memory_bytes > 0
+    stages: dict[str, list[tuple[int, int]]] = {}
+    for stage, done, total in heard[1:]:
+        stages.setdefault(stage, []).append((done, total))
+    assert list(stages) == ["statistics", "detectors", "steering"]
+    for steps in stages.values():
+        done = [step for step, _ in steps]
+        assert done == sorted(done)
+        assert {total for _, total in steps} == {done[-1]}
+
+
+def interrupt(*arguments: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["collect", "measure_steering", "write_report"])
+def test_an_interrupt_at_any_stage_leaves_no_run(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(study, stage, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        perform(settings, tmp_path / "runs" / "study")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_documents_are_cut_to_fit_a_short_context(settings: Settings, tmp_path: Path) -> None:
+    for domain, word in (("law", "statute"), ("science", "energy")):
+        numbered = (f"{word} {number} of the old court." for number in range(400))
+        (tmp_path / f"{domain}.txt").write_text(" ".join(numbered))
+    model = open_model(settings)
+    prompts = load_passages(replace(settings, corpus=str(tmp_path)), model)
+    assert max(len(prompt.text) for prompt in prompts) > 100
+    assert max(int(model.tokenize([prompt.text]).lengths[0]) for prompt in prompts) <= model.context_length
+
+
+def fail_if_called(*arguments: Any, **options: Any) -> Sequence[Prompt]:
+    raise AssertionError("the model was loaded before the mistake was found")
+
+
+def test_mistakes_in_the_corpus_show_before_the_model_is_loaded(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "load_model", fail_if_called)
+    with pytest.raises(ValueError, match="unknown domain 'lwa'"):
+        perform(replace(settings, domains=("lwa", "science")), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_k_must_fit_the_model(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one dimension"):
+        replace(settings, k=0)
+    with pytest.raises(ValueError, match="k is 17, but tiny-llama has 16 residual dimensions"):
+        perform(replace(settings, k=17), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_presets_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'slow'; choose one of full, quick"):
+        Settings(preset="slow")
+
+
+def test_nan_activations_name_the_layer_and_leave_nothing(
+    settings: Settings, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for file in tiny_model_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] *= float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"resid_post\.1|layer 1"):
+        perform(replace(settings, model=str(folder)), tmp_path / "runs" / "study")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]

@@ -1,0 +1,59 @@
+"""Time and memory of a study, foretold from one timed batch and from counts."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from workbench.activations import batches, capture
+from workbench.evaluation import plan
+from workbench.models import HookedModel
+from workbench.records import Prompt
+
+N_TIMED = 32  # passages in the timed batch
+N_ROWS = 5  # float32 values kept per passage, layer and dimension: one per pooling
+BYTES_PER_PARAMETER = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study will take: seconds on this machine as busy as it is now, and bytes of memory at the peak."""
+
+    seconds: float
+    memory_bytes: int
+
+
+def estimate_study(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    neutral: Sequence[Prompt],
+    *,
+    kl_levels: Sequence[float],
+    preset: str,
+    n_columns: int,
+    batch_size: int,
+    truncate: bool,
+) -> Estimate:
+    """Two passes over the corpus and the steering comparison, at the speed of one batch that is run twice.
+
+    Good to a factor of about two: generation runs smaller batches, and detectors are scored on the processor.
+    """
+    sample = sorted(prompts, key=lambda prompt: len(prompt.text))[len(prompts) // 2 :][:N_TIMED]
+    sites = model.residual_sites()
+    n_sampled, n_padded, seconds = 0, 0, 0.0
+    for _, tokens in batches(model, sample, batch_size=batch_size, truncate=truncate):
+        capture(model, tokens, sites)
+        started = time.perf_counter()
+        capture(model, tokens, sites)
+        seconds += time.perf_counter() - started
+        n_sampled += int(tokens.mask.sum())
+        n_padded = max(n_padded, tokens.ids.numel())
+    tokens_per_character = n_sampled / sum(len(prompt.text) for prompt in sample)
+    n_corpus = tokens_per_character * sum(len(prompt.text) for prompt in prompts)
+    comparison = plan(model, prompts, neutral, kl_levels=kl_levels, preset=preset)
+    steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens)
+    weights = sum(parameter.numel() for parameter in model.hf_model.parameters()) * BYTES_PER_PARAMETER[model.dtype]
+    batch = n_padded * model.d_model * (len(sites) + 8) * 4
+    kept = 4 * len(prompts) * N_ROWS * len(sites) * model.d_model + 4 * round(n_corpus) * n_columns
+    return Estimate(steps, weights + kept + max(batch, comparison.memory_bytes))
