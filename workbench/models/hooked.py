@@ -27,6 +27,7 @@ HOOK_NAMES: dict[SiteKind, str] = {
     "resid_mid": "blocks.{}.hook_resid_mid",
     "resid_post": "blocks.{}.hook_resid_post",
     "attn_out": "blocks.{}.hook_attn_out",
+    "attn_raw": "blocks.{}.attn.hook_out",
     "mlp_out": "blocks.{}.hook_mlp_out",
     "mlp_raw": "blocks.{}.mlp.hook_out",
     "z": "blocks.{}.attn.hook_z",
@@ -126,6 +127,13 @@ class HookedModel:
         order = logits.argsort(descending=True)
         texts = self.token_texts([*order[:n].tolist(), *order[-n:].flip(0).tolist()])
         return tuple(texts[:n]), tuple(texts[n:])
+
+    def project_heads(self, z: Float[Tensor, "*rows width"], layer: int) -> Float[Tensor, "*rows d_model"]:
+        """Head outputs through the output projection of one layer, without its bias: W_O z."""
+        projection = self.bridge.blocks[layer].attn.o.original_component
+        with torch.inference_mode():
+            values = z.to(self.device, self.dtype)
+            return projection(values) - projection(torch.zeros_like(values))
 
     # --- text and tokens ----------------------------------------------------------------------------------------------
 

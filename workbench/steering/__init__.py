@@ -10,6 +10,7 @@ from workbench.steering._base import (
     Where,
     steer,
 )
+from workbench.steering._dials import DialItem, DialReport, Objective, evaluate_dial
 from workbench.steering._pairs import pairs_of
 from workbench.steering.ablation import (
     CandidateScore,
@@ -21,6 +22,7 @@ from workbench.steering.ablation import (
     select_direction,
 )
 from workbench.steering.actadd import ActAdd
+from workbench.steering.activation_scaling import ActivationScaling
 from workbench.steering.artefacts import Artefact, load_steering, save_steering
 from workbench.steering.austeer import (
     AUSteer,
@@ -33,8 +35,21 @@ from workbench.steering.austeer import (
 )
 from workbench.steering.contrastive import ContrastiveAddition
 from workbench.steering.critical import CriticalDimensionSteering
+from workbench.steering.dyn_scalar import DynScalar
 from workbench.steering.iti import ITI, HeadProbes, probe_heads
 from workbench.steering.sadi import SADI
+from workbench.steering.steer_vec import SteerVec
+from workbench.steering.style_heads import (
+    Exchange,
+    HeadAblation,
+    HeadScores,
+    LayerMap,
+    PersonaActivations,
+    StyleHeads,
+    head_scores,
+    layer_map,
+    persona_activations,
+)
 
 METHODS: tuple[type[Steering], ...] = (
     CriticalDimensionSteering,
@@ -45,6 +60,11 @@ METHODS: tuple[type[Steering], ...] = (
     DirectionAddition,
     ITI,
     SADI,
+    StyleHeads,
+    HeadAblation,
+    ActivationScaling,
+    SteerVec,
+    DynScalar,
 )
 
 __all__ = [
@@ -53,26 +73,42 @@ __all__ = [
     "SADI",
     "AUSteer",
     "ActAdd",
+    "ActivationScaling",
     "Artefact",
     "CandidateScore",
     "Combination",
     "ContrastiveAddition",
     "CriticalDimensionSteering",
+    "DialItem",
+    "DialReport",
     "DirectionAddition",
     "DirectionalAblation",
+    "DynScalar",
+    "Exchange",
+    "HeadAblation",
     "HeadProbes",
+    "HeadScores",
+    "LayerMap",
+    "Objective",
+    "PersonaActivations",
     "ProbeLog",
     "Scope",
     "SignScores",
+    "SteerVec",
     "Steering",
     "SteeringError",
     "SteeringHandle",
+    "StyleHeads",
     "UnitSelection",
     "Where",
     "candidate_directions",
+    "evaluate_dial",
+    "head_scores",
+    "layer_map",
     "load_steering",
     "null_threshold",
     "pairs_of",
+    "persona_activations",
     "probe_heads",
     "refusal_scores",
     "save_steering",

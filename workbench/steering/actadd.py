@@ -48,7 +48,8 @@ class ActAdd(Steering):
     ) -> Float[Tensor, "batch pos width"]:
         n_vectors = len(self.vectors)
         vectors = self.vectors.to(x)[positions.clamp(0, n_vectors - 1)]
-        return vectors * ((positions >= 0) & (positions < n_vectors))[..., None]
+        has_vector = (positions >= 0) & (positions < n_vectors)
+        return torch.where(has_vector[..., None], vectors, torch.zeros_like(x))
 
     @classmethod
     def fit(cls, model: HookedModel, pairs: Sequence[Pair], *, layer: int, padding: str = " ") -> "ActAdd":

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.models import HookedModel
-from workbench.records import Site
+from workbench.records import Site, SiteKind
 from workbench.steering._base import Steering
 from workbench.steering._directions import Pooling, check_finite, difference_in_means
 
@@ -23,17 +23,18 @@ from workbench.steering._directions import Pooling, check_finite, difference_in_
 @final
 @dataclass(frozen=True, eq=False)
 class ContrastiveAddition(Steering):
-    """Add `direction` to the block output of one layer."""
+    """Add `direction` at one site, by default the block output of `layer`."""
 
     direction: Float[Tensor, "d_model"]
     layer: int
+    kind: SiteKind = "resid_post"
 
     def __post_init__(self) -> None:
         check_finite("direction", self.direction)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        return (Site("resid_post", self.layer),)
+        return (Site(self.kind, self.layer),)
 
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]

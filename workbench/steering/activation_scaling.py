@@ -1,0 +1,84 @@
+"""Activation Scaling (the paper's ActivScalar): one learned scalar per attention or MLP output and token position.
+
+    h <- h + beta * alpha[site, position] * h            beta in [-1, 1] is the strength of `steer`
+
+Source: arXiv 2410.04962 (Eq. 5, as cited by others; the paper's code was not seen). Ours: the exact loss, Adam, and
+early stopping. The scalars belong to positions, so prompts must have the length of the training prompts; positions
+beyond it are left alone. A multiplication cannot create a direction that is absent from h.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.models import HookedModel
+from workbench.records import Site
+from workbench.steering._base import Steering, SteeringError
+from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ActivationScaling(Steering):
+    """Scale the outputs at `site_names` by 1 + strength * alpha at each of the leading positions."""
+
+    alpha: Float[Tensor, "site pos"]
+    site_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.site_names) != len(self.alpha):
+            raise SteeringError(
+                f"{len(self.alpha)} rows of scalars for {len(self.site_names)} sites; give one per site"
+            )
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site.parse(name) for name in self.site_names)
+
+    @property
+    def share_nonzero(self) -> float:
+        """Share of scalars of magnitude above 1e-3: the smaller, the more localised."""
+        return float((self.alpha.abs() > 1e-3).float().mean())
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        return at_positions(self.alpha[self.site_names.index(str(site))].to(x)[:, None], positions) * x
+
+    def keep_top(self, n: int) -> "ActivationScaling":
+        """The same with all but the `n` scalars of largest magnitude set to zero."""
+        if not 1 <= n <= self.alpha.numel():
+            raise SteeringError(f"cannot keep {n} of {self.alpha.numel()} scalars; pass n from 1 to that number")
+        kept = torch.zeros_like(self.alpha).flatten()
+        top = self.alpha.flatten().abs().topk(n).indices
+        kept[top] = self.alpha.flatten()[top]
+        return ActivationScaling(kept.view_as(self.alpha), self.site_names)
+
+    @classmethod
+    def fit(
+        cls,
+        model: HookedModel,
+        items: Sequence[DialItem],
+        *,
+        layers: Sequence[int] | None = None,
+        objective: Objective | None = None,
+    ) -> tuple["ActivationScaling", DialReport]:
+        """Learn the scalars on items of equal length; returns the method and how it does on those same items."""
+        batch = dial_batch(model, items, equal_length=True)
+        names = tuple(str(site) for site in dial_sites(model, layers))
+        start = torch.zeros(len(names), batch.tokens.ids.shape[1])
+        alpha, steps = minimise(model, batch, start, lambda values: cls(values, names), objective or Objective())
+        fitted = cls(alpha, names)
+        return fitted, evaluate_dial(model, fitted, items, n_steps=steps)
+
+
+def at_positions(
+    table: Float[Tensor, "pos width"], positions: Int[Tensor, "batch pos2"]
+) -> Float[Tensor, "batch pos2 width"]:
+    """Rows of a table by absolute position; zero on padding and beyond its end."""
+    inside = (positions >= 0) & (positions < len(table))
+    return torch.where(inside[..., None], table[positions.clamp(0, len(table) - 1)], 0.0)

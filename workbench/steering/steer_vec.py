@@ -1,0 +1,68 @@
+"""SteerVec: the additive counterpart of Activation Scaling, one learned vector per output and token position.
+
+    h <- h + beta * v[site, position]                    beta in [-1, 1] is the strength of `steer`
+
+Source: arXiv 2410.04962 (that it is additive with the same dial; the form is ours). It has d_model times the parameters
+of Activation Scaling, and its L1 penalty depends on the scale of the activations, so compare the two at equal relative
+perturbation. Tied to positions like Activation Scaling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.models import HookedModel
+from workbench.records import Site
+from workbench.steering._base import Steering, SteeringError
+from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
+from workbench.steering.activation_scaling import at_positions
+
+DEFAULT = replace(Objective(), minimality=1e-4, rate=1e-2)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SteerVec(Steering):
+    """Add strength * vectors[site, position] to the outputs at `site_names`, at the leading positions."""
+
+    vectors: Float[Tensor, "site pos d_model"]
+    site_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.site_names) != len(self.vectors):
+            raise SteeringError(f"{len(self.vectors)} rows of vectors for {len(self.site_names)} sites; give one each")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site.parse(name) for name in self.site_names)
+
+    @property
+    def share_nonzero(self) -> float:
+        """Share of (site, position) pairs whose vector has a norm above 1e-3."""
+        return float((self.vectors.norm(dim=-1) > 1e-3).float().mean())
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        return at_positions(self.vectors[self.site_names.index(str(site))].to(x), positions)
+
+    @classmethod
+    def fit(
+        cls,
+        model: HookedModel,
+        items: Sequence[DialItem],
+        *,
+        layers: Sequence[int] | None = None,
+        objective: Objective = DEFAULT,
+    ) -> tuple["SteerVec", DialReport]:
+        """Learn the vectors on items of equal length; returns the method and how it does on those same items."""
+        batch = dial_batch(model, items, equal_length=True)
+        names = tuple(str(site) for site in dial_sites(model, layers))
+        start = torch.zeros(len(names), batch.tokens.ids.shape[1], model.d_model)
+        vectors, steps = minimise(model, batch, start, lambda values: cls(values, names), objective)
+        fitted = cls(vectors, names)
+        return fitted, evaluate_dial(model, fitted, items, n_steps=steps)

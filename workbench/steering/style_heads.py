@@ -1,0 +1,278 @@
+"""Style Modulation Heads: steer a persona through a few attention heads of one layer.
+
+    z[l,h] <- z[l,h] + strength * Delta z[l,h]                                   for the chosen heads h of layer l
+    c[l,h] = < W_O[l,h] Delta z[l,h], Delta o[l] >,   sum over h of c[l,h] = |Delta o[l]|^2
+
+Delta is the mean over responses in the persona minus the mean over plain responses, averaged over response tokens.
+Source: arXiv 2603.13249 and its released code (inner product as head score, vectors not normalised, edits at the last
+position of every call: scope "from_last_prompt"). Ours: the score as a signed share of |Delta o|^2, its bootstrap
+interval over responses, the rule that picks the layer (the code plots similarities and codes no rule), the choice of
+heads by share: with few heads a z-score cannot exceed (n - 1) / sqrt(n).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from workbench.models import Call, HookedModel
+from workbench.records import Site
+from workbench.steering._base import Steering, SteeringError
+from workbench.steering._directions import check_finite
+
+VectorSource = Literal["response", "prompt", "last_prompt"]
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt (up to where the assistant answers) and the response that followed it, as texts."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, eq=False)
+class PersonaActivations:
+    """Activations of responses in a persona and of plain ones, pooled per response; float32, activation units.
+
+    `stream_*` stacks resid_pre(0), resid_mid(0), resid_pre(1), resid_mid(1), ... along its second axis.
+    """
+
+    positive_z: Float[Tensor, "positive layer width"]
+    negative_z: Float[Tensor, "negative layer width"]
+    positive_stream: Float[Tensor, "positive stage d_model"]
+    negative_stream: Float[Tensor, "negative stage d_model"]
+
+    @property
+    def delta_z(self) -> Float[Tensor, "layer width"]:
+        return self.positive_z.mean(0) - self.negative_z.mean(0)
+
+    @property
+    def delta_stream(self) -> Float[Tensor, "stage d_model"]:
+        return self.positive_stream.mean(0) - self.negative_stream.mean(0)
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Cosine similarities of the difference vectors along the stream, and the layer where the persona is formed.
+
+    `similarity` is over stages (resid_pre and resid_mid of every layer in turn). `formation[l]` is the mean similarity
+    of resid_mid(l) with everything after it, less its similarity with resid_pre(l): high where attention of layer l
+    writes the direction that later layers keep. `layer` is its maximum.
+    """
+
+    similarity: Float64[np.ndarray, "stage stage2"]
+    formation: Float64[np.ndarray, "layer"]
+    layer: int
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Head contributions at every layer: signed shares of |Delta o|^2 (they sum to 1) with 95 % bootstrap intervals."""
+
+    contribution: Float64[np.ndarray, "layer head"]
+    share: Float64[np.ndarray, "layer head"]
+    low: Float64[np.ndarray, "layer head"]
+    high: Float64[np.ndarray, "layer head"]
+    norm: Float64[np.ndarray, "layer head"]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per head, with its role: correlated where the interval is above 0, anti-correlated where below."""
+        layers, heads = np.indices(self.share.shape)
+        role = np.where(self.low > 0, "correlated", np.where(self.high < 0, "anti-correlated", "unclear"))
+        columns = {"layer": layers, "head": heads, "contribution": self.contribution, "share": self.share}
+        columns |= {"low": self.low, "high": self.high, "norm": self.norm, "role": role}
+        return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+
+    def top(self, layer: int, n: int, *, by: Literal["share", "norm"] = "share") -> tuple[int, ...]:
+        """The `n` heads of one layer with the largest share, or with the largest |W_O Delta z| (a control)."""
+        n_layers, n_heads = self.share.shape
+        if not 0 <= layer < n_layers:
+            raise SteeringError(f"layer {layer} is out of range; there are layers 0 to {n_layers - 1}")
+        if not 1 <= n <= n_heads:
+            raise SteeringError(f"cannot choose {n} heads; this model has {n_heads} per layer")
+        values = self.share if by == "share" else self.norm
+        return tuple(int(head) for head in np.argsort(-values[layer], kind="stable")[:n])
+
+
+def persona_activations(
+    model: HookedModel,
+    positive: Sequence[Exchange],
+    negative: Sequence[Exchange],
+    *,
+    source: VectorSource | str = "response",
+) -> PersonaActivations:
+    """Run exchanges again and pool their activations: over response tokens, prompt tokens, or the last prompt token."""
+    if source not in get_args(VectorSource):
+        raise SteeringError(f"unknown vector source {source!r}; choose one of {', '.join(get_args(VectorSource))}")
+    if not positive or not negative:
+        raise SteeringError("persona vectors need responses of both kinds; pass at least one of each")
+    return PersonaActivations(
+        *(_pooled(model, side, _z_sites(model), source) for side in (positive, negative)),
+        *(_pooled(model, side, _stream_sites(model), source) for side in (positive, negative)),
+    )
+
+
+def _z_sites(model: HookedModel) -> list[Site]:
+    return [Site("z", layer) for layer in range(model.n_layers)]
+
+
+def _stream_sites(model: HookedModel) -> list[Site]:
+    return [Site(kind, layer) for layer in range(model.n_layers) for kind in ("resid_pre", "resid_mid")]
+
+
+def _pooled(
+    model: HookedModel, exchanges: Sequence[Exchange], sites: Sequence[Site], source: str
+) -> Float[Tensor, "exchange site width"]:
+    pieces = []
+    for start in range(0, len(exchanges), BATCH):
+        chosen = exchanges[start : start + BATCH]
+        prompts = model.tokenize([exchange.prompt for exchange in chosen]).lengths
+        tokens = model.tokenize([exchange.prompt + exchange.response for exchange in chosen])
+        if bool((tokens.lengths <= prompts).any()):
+            raise SteeringError("an exchange has an empty response; leave it out")
+        pooled: dict[Site, Tensor] = {}
+
+        def pool(values: Tensor, site: Site, call: Call, into: dict[Site, Tensor] = pooled) -> None:
+            end = call.prompt_lengths[:, None]
+            if source == "response":
+                mask = call.positions >= end
+            elif source == "prompt":
+                mask = (call.positions >= 1) & (call.positions < end)
+            else:
+                mask = call.positions == end - 1
+            weight = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+            into[site] = torch.einsum("bpw,bp->bw", torch.where(mask[..., None], values.float(), 0.0), weight)
+
+        with model.hooked(dict.fromkeys(sites, pool)):
+            model.run(tokens, prompt_lengths=prompts)
+        pieces.append(torch.stack([pooled[site] for site in sites], dim=1).cpu())
+    return torch.cat(pieces)
+
+
+def layer_map(activations: PersonaActivations) -> LayerMap:
+    """Where along the stream the persona direction is formed."""
+    vectors = activations.delta_stream.double()
+    unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    similarity = (unit @ unit.T).numpy()
+    n_layers = len(vectors) // 2
+    formation = np.empty(n_layers)
+    for layer in range(n_layers):
+        middle = 2 * layer + 1
+        later = similarity[middle, middle + 1 :]
+        formation[layer] = (later.mean() if len(later) else np.nan) - similarity[middle, middle - 1]
+    return LayerMap(similarity, formation, int(np.nanargmax(formation)) if n_layers > 1 else 0)
+
+
+def head_scores(
+    model: HookedModel, activations: PersonaActivations, *, n_resamples: int = 500, seed: int = 0
+) -> HeadScores:
+    """Contribution of every head to the change of its layer's raw attention output, with bootstrap over responses."""
+    point = _contributions(model, activations.delta_z)
+    generator = np.random.default_rng(seed)
+    n_positive, n_negative = len(activations.positive_z), len(activations.negative_z)
+    resampled = np.empty((n_resamples, *point.shape))
+    for index in range(n_resamples):
+        up = torch.from_numpy(generator.integers(0, n_positive, n_positive))
+        down = torch.from_numpy(generator.integers(0, n_negative, n_negative))
+        delta = activations.positive_z[up].mean(0) - activations.negative_z[down].mean(0)
+        resampled[index] = _shares(_contributions(model, delta))
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    written = _written(model, activations.delta_z)
+    return HeadScores(point, _shares(point), low, high, written.norm(dim=-1).numpy())
+
+
+def _written(model: HookedModel, delta_z: Float[Tensor, "layer width"]) -> Float64[Tensor, "layer head d_model"]:
+    """What every head adds to the attention output: W_O restricted to its slice, times its part of delta z."""
+    separate = torch.zeros(model.n_heads, model.n_heads, model.d_head)
+    rows = []
+    for layer, vector in enumerate(delta_z):
+        separate.zero_()
+        separate[torch.arange(model.n_heads), torch.arange(model.n_heads)] = vector.view(model.n_heads, model.d_head)
+        rows.append(model.project_heads(separate.flatten(1), layer).double().cpu())
+    return torch.stack(rows)
+
+
+def _contributions(model: HookedModel, delta_z: Float[Tensor, "layer width"]) -> Float64[np.ndarray, "layer head"]:
+    written = _written(model, delta_z)
+    return torch.einsum("lhd,ld->lh", written, written.sum(dim=1)).numpy()
+
+
+def _shares(contribution: Float64[np.ndarray, "layer head"]) -> Float64[np.ndarray, "layer head"]:
+    total = contribution.sum(axis=1, keepdims=True)
+    return contribution / np.where(total == 0, 1, total)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StyleHeads(Steering):
+    """Add `vectors[i]` to the output of head `heads[i]` of one layer, before the output projection."""
+
+    vectors: Float[Tensor, "head d_head"]
+    layer: int
+    heads: tuple[int, ...]
+    n_heads: int
+
+    def __post_init__(self) -> None:
+        check_finite("vectors", self.vectors)
+        if len(self.vectors) != len(self.heads) or len(set(self.heads)) != len(self.heads) or not self.heads:
+            raise SteeringError(f"{len(self.vectors)} vectors for heads {self.heads}; give one per distinct head")
+        if not all(0 <= head < self.n_heads for head in self.heads):
+            raise SteeringError(f"heads {self.heads} are out of range; this model has {self.n_heads} per layer")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return (Site("z", self.layer),)
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        added = torch.zeros(self.n_heads, self.vectors.shape[1], dtype=x.dtype, device=x.device)
+        added[list(self.heads)] = self.vectors.to(x)
+        return added.flatten().expand_as(x)
+
+    @classmethod
+    def fit(
+        cls, model: HookedModel, activations: PersonaActivations, *, layer: int, heads: Sequence[int]
+    ) -> "StyleHeads":
+        """The difference vectors of the chosen heads, e.g. of `head_scores(...).top(layer, 3)`."""
+        if not 0 <= layer < model.n_layers:
+            raise SteeringError(f"layer {layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
+        if len(heads) > model.n_heads:
+            raise SteeringError(f"cannot choose {len(heads)} heads; {model.name} has {model.n_heads} per layer")
+        vectors = activations.delta_z[layer].view(model.n_heads, model.d_head)
+        wrong = [head for head in heads if not 0 <= head < model.n_heads]
+        if wrong:
+            raise SteeringError(f"heads {wrong} are out of range; {model.name} has heads 0 to {model.n_heads - 1}")
+        return cls(vectors[list(heads)].clone(), layer, tuple(int(head) for head in heads), model.n_heads)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HeadAblation(Steering):
+    """Scale heads, given as (layer, head), towards zero: at strength 1 their output is zero."""
+
+    heads: tuple[tuple[int, int], ...]
+    n_heads: int
+
+    def __post_init__(self) -> None:
+        if not all(0 <= head < self.n_heads for _, head in self.heads):
+            raise SteeringError(f"heads {self.heads} are out of range; this model has {self.n_heads} per layer")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("z", layer) for layer in sorted({layer for layer, _ in self.heads}))
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        chosen = [head for layer, head in self.heads if layer == site.layer]
+        mask = torch.zeros(self.n_heads, 1, dtype=x.dtype, device=x.device)
+        mask[chosen] = 1.0
+        return -(x.unflatten(-1, (self.n_heads, -1)) * mask).flatten(-2)
