@@ -19,13 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-SiteKind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_raw", "z"]
+SiteKind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_raw", "mlp_out", "mlp_raw", "z"]
 Split = Literal["identify", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 End = Literal["high", "low"]
 ENDS: tuple[End, ...] = get_args(End)
 Selection = Literal["magnitude", "discrimination", "both"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+MaskMode = Literal["zero", "mean", "resample"]
+MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 
 
 class RecordError(ValueError):
@@ -37,7 +39,7 @@ class Site:
     """A place in the model where activations are read or edited; `layer` is the 0-based block index.
 
     `resid_pre`, `resid_mid`, `resid_post`: residual stream at block input, after attention, at block output.
-    `attn_out`, `mlp_out`: what the block adds to the stream; `mlp_raw`: MLP output before any post-norm;
+    `attn_out`, `mlp_out`: what the block adds to the stream; `attn_raw`, `mlp_raw`: the same before any post-norm;
     `z`: concatenated head outputs before the output projection.
     """
 
@@ -285,9 +287,9 @@ class Comparison:
 
     `effect` is in the unit of `metric` (for losses: steered minus unsteered nats per token, negative is better).
     `strength` multiplies the method's delta; `kl` is nats per token to the unsteered model on neutral text, measured at
-    that strength; `budget` is the KL level asked for. `reached` is False where no strength reached it. `against` is what
-    the effect is a difference to: the unsteered model, or another arm at the same budget. `note` says in words what is
-    irregular (an empty selection, an unreachable budget) or averaged; effects that were not measured are NaN.
+    that strength; `budget` is the KL level asked for. `reached` is False where no strength reached it. `against` is
+    what the effect is a difference to: the unsteered model, or another arm at the same budget. `note` says in words
+    what is irregular (an empty selection, an unreachable budget) or averaged; effects that were not measured are NaN.
     """
 
     task: str
@@ -306,6 +308,62 @@ class Comparison:
     n: int
     against: str = "unsteered"
     note: str = ""
+
+
+@dataclass(frozen=True)
+class MaskingResult:
+    """Rise of the token loss of every prompt when one residual dimension is masked at every block output.
+
+    `baseline` is the unmasked mean loss over the tokens after the first, `rise[i, q]` masked minus unmasked with
+    `dimensions[i]` masked; nats per token, NaN where it was not measured. `mode` says what masked entries are set to;
+    `how` whether the rise was measured or estimated from gradients. `cost` is in forward passes over all prompts (a
+    backward pass counts as two).
+    """
+
+    mode: MaskMode
+    how: Literal["measured", "estimated"]
+    d_model: int
+    cost: float
+    dimensions: tuple[int, ...]
+    prompts: tuple[str, ...]
+    domains: tuple[str, ...]
+    splits: tuple[Split, ...]
+    baseline: Float64[np.ndarray, "prompt"]
+    rise: Float64[np.ndarray, "dimension prompt"]
+
+    def __post_init__(self) -> None:
+        n = len(self.prompts)
+        if self.rise.shape != (len(self.dimensions), n) or not n == len(self.domains) == len(self.splits):
+            raise ValueError(f"rise is {self.rise.shape}, but there are {len(self.dimensions)} dimensions, {n} prompts")
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """A question with several answer texts, written as they would follow the prompt; `choices[answer]` is right."""
+
+    name: str
+    domain: str
+    split: Split
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+
+    def __post_init__(self) -> None:
+        if not self.prompt or len(set(self.choices)) < 2 or len(set(self.choices)) != len(self.choices):
+            raise ValueError(f"item {self.name} needs a prompt and at least two different choices")
+        if not 0 <= self.answer < len(self.choices):
+            raise ValueError(f"item {self.name} has answer {self.answer}, but {len(self.choices)} choices")
+
+
+@dataclass(frozen=True)
+class ChoiceMasking:
+    """Log likelihood of every choice (nats, summed over its tokens), unmasked and with each dimension masked."""
+
+    mode: MaskMode
+    dimensions: tuple[int, ...]
+    items: tuple[ChoiceItem, ...]
+    baseline: Float64[np.ndarray, "item choice"]
+    masked: Float64[np.ndarray, "dimension item choice"]
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -379,6 +437,33 @@ def load_pooled_rows(path: Path) -> PooledRows:
     """Read what `save_pooled_rows` wrote."""
     arrays, header = load_arrays(path, "PooledRows")
     return PooledRows(**{name: tuple(items) for name, items in header.items()}, values=arrays["values"])
+
+
+def save_masking(result: MaskingResult, path: Path) -> None:
+    """Write a masking result to one safetensors file."""
+    header = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    arrays = {name: header.pop(name) for name in ("baseline", "rise")}
+    save_arrays(path, "MaskingResult", arrays, header)
+
+
+def load_masking(path: Path) -> MaskingResult:
+    """Read what `save_masking` wrote."""
+    arrays, header = load_arrays(path, "MaskingResult")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in header.items()}
+    return MaskingResult(**plain, **arrays)
+
+
+def save_choice_masking(result: ChoiceMasking, path: Path) -> None:
+    """Write the likelihoods of choices under masking to one safetensors file."""
+    header = {"mode": result.mode, "dimensions": result.dimensions, "items": result.items}
+    save_arrays(path, "ChoiceMasking", {"baseline": result.baseline, "masked": result.masked}, header)
+
+
+def load_choice_masking(path: Path) -> ChoiceMasking:
+    """Read what `save_choice_masking` wrote."""
+    arrays, header = load_arrays(path, "ChoiceMasking")
+    items = tuple(ChoiceItem(**{**row, "choices": tuple(row["choices"])}) for row in header["items"])
+    return ChoiceMasking(header["mode"], tuple(header["dimensions"]), items, **arrays)
 
 
 def save_table(records: list[Any], path: Path) -> None:
