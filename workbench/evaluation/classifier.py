@@ -78,9 +78,7 @@ class DomainClassifier:
     def accuracy(self, texts: Sequence[str], domains: Sequence[str]) -> float:
         """Share of texts assigned to the domain they are of."""
         if len(texts) != len(domains) or not texts:
-            raise ValueError(
-                f"accuracy needs one domain per text and at least one, got {len(texts)} and {len(domains)}"
-            )
+            raise ValueError(f"accuracy needs as many domains as texts, got {len(domains)} for {len(texts)}")
         return float(np.mean([guess == domain for guess, domain in zip(self.predict(texts), domains, strict=True)]))
 
 
