@@ -7,7 +7,7 @@ from pathlib import Path
 # One thread per test process: tiny matrices gain nothing from two, and xdist runs two processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 LAW = ["court", "law", "judge", "shall", "statute"]
 SCIENCE = ["cell", "plant", "leaf", "water", "energy", "force", "number"]

@@ -154,7 +154,7 @@ def test_figures_are_drawn_from_records_without_a_model_and_ask_for_nothing(tmp_
 def test_a_run_in_which_nothing_is_active_is_still_drawn(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", domains=("law", "code"), n_layers=2, d_model=64)
     rows = fake_rows(("law", "code"), 2, 64)
-    save_pooled_rows(replace(rows, values=np.ones_like(rows.values)), folder / "records" / "rows.safetensors")
+    save_pooled_rows(replace(rows, values=np.ones_like(rows.values)), folder / "records" / "rows.npy")
     assert "frequency" not in {path.stem for path in draw_figures(folder)}
 
 

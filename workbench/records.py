@@ -428,15 +428,34 @@ def load_statistics(path: Path) -> DimensionStatistics:
 
 
 def save_pooled_rows(rows: PooledRows, path: Path) -> None:
-    """Write pooled rows to one safetensors file."""
+    """Write pooled rows to a .npy file, with their names in a .json file beside it.
+
+    Rows that are mapped from that very file stay as they are, so that a corpus of any size needs no memory here.
+    """
+    mapped_from = getattr(rows.values, "filename", None)
+    if mapped_from is None or Path(mapped_from) != path.resolve():
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, rows.values, allow_pickle=False)
+        temporary.replace(path)
     header = {"prompts": rows.prompts, "domains": rows.domains, "splits": rows.splits, "poolings": rows.poolings}
-    save_arrays(path, "PooledRows", {"values": rows.values}, header)
+    content = {"kind": "PooledRows", "format": FORMAT_VERSION, "header": to_plain(header)}
+    path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_pooled_rows(path: Path) -> PooledRows:
-    """Read what `save_pooled_rows` wrote."""
-    arrays, header = load_arrays(path, "PooledRows")
-    return PooledRows(**{name: tuple(items) for name, items in header.items()}, values=arrays["values"])
+    """Read what `save_pooled_rows` wrote; the rows are mapped, not read into memory."""
+    beside = path.with_suffix(".json")
+    for needed in (path, beside):
+        if not needed.exists():
+            raise RecordError(f"{needed} does not exist; was the run completed?")
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise RecordError(f"{path} or {beside.name} is damaged ({error}); write it again") from error
+    if content.get("kind") != "PooledRows" or content.get("format") != FORMAT_VERSION:
+        raise RecordError(f"{beside} holds {content.get('kind')!r}, expected 'PooledRows' of format {FORMAT_VERSION}")
+    return PooledRows(**{name: tuple(items) for name, items in content["header"].items()}, values=values)
 
 
 def save_masking(result: MaskingResult, path: Path) -> None:

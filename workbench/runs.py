@@ -155,7 +155,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         manifest=json.loads((folder / MANIFEST).read_text(encoding="utf-8")),
         statistics=load_statistics(records / "statistics.safetensors"),
-        rows=load_pooled_rows(records / "rows.safetensors"),
+        rows=load_pooled_rows(records / "rows.npy"),
         dcds=tuple(load_table(records / "dcds.json", Dimension)),
         detectors=tuple(load_table(records / "detectors.json", Detector)),
         comparisons=tuple(load_table(records / "comparisons.json", Comparison)),

@@ -45,6 +45,8 @@ from workbench.runs import (
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]
 
+ROWS = "rows.npy"
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -138,9 +140,11 @@ def perform(
             prompts = load_passages(settings, model)
         if on_estimate is not None:
             on_estimate(_estimate(model, prompts, settings))
-        findings = _investigate(model, prompts, settings, timings, progress)
+        records = folder / "records"
+        records.mkdir()
+        findings = _investigate(model, prompts, settings, timings, progress, records)
         with _timed(timings, "write"):
-            _write_records(folder / "records", findings)
+            _write_records(records, findings)
             _write_tables(folder / "tables", findings)
             seconds = time.perf_counter() - started
             found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
@@ -149,6 +153,7 @@ def perform(
             write_json(folder / MANIFEST, _manifest(settings, model, prompts, timings, seconds))
             draw_figures(folder)
             write_report(folder)
+        del findings  # it maps a file in the folder, which must be closed where open files cannot be moved
     return out
 
 
@@ -182,9 +187,16 @@ def load_passages(settings: Settings, model: HookedModel | None = None) -> list[
 
 
 def survey(
-    model: HookedModel, prompts: Sequence[Prompt], settings: Settings, progress: StageProgress | None = None
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    progress: StageProgress | None = None,
+    rows_path: Path | None = None,
 ) -> tuple[DimensionStatistics, PooledRows]:
-    """Statistics over the passages to identify on, and the pooled row of every passage, in one pass."""
+    """Statistics over the passages to identify on, and the pooled row of every passage, in one pass.
+
+    The rows go to `rows_path` as they come, or stay in memory.
+    """
     return collect(
         model,
         prompts,
@@ -192,6 +204,7 @@ def survey(
         n_top=PRESETS[settings.preset].n_top,
         batch_size=settings.batch_size,
         truncate=settings.truncate,
+        rows_path=rows_path,
         progress=_stage(progress, "statistics"),
     )
 
@@ -234,9 +247,10 @@ def _investigate(
     settings: Settings,
     timings: dict[str, float],
     progress: StageProgress | None,
+    records: Path,
 ) -> Findings:
     with _timed(timings, "statistics"):
-        statistics, rows = survey(model, prompts, settings, progress)
+        statistics, rows = survey(model, prompts, settings, progress, records / ROWS)
         selected = select(rows, settings.k)
     dcds = tuple(dcd for group in selected.values() for dcd in group)
     with _timed(timings, "detectors"):
@@ -273,9 +287,8 @@ def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings)
 
 
 def _write_records(folder: Path, findings: Findings) -> None:
-    folder.mkdir()
     save_statistics(findings.statistics, folder / "statistics.safetensors")
-    save_pooled_rows(findings.rows, folder / "rows.safetensors")
+    save_pooled_rows(findings.rows, folder / ROWS)
     save_table(list(findings.dcds), folder / "dcds.json")
     save_table(list(findings.detectors), folder / "detectors.json")
     save_table(list(findings.comparisons), folder / "comparisons.json")
