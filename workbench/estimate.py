@@ -12,7 +12,6 @@ from workbench.models import HookedModel
 from workbench.records import Prompt
 
 N_TIMED = 32  # passages in the timed batch
-N_ROWS = 5  # float32 values kept per passage, layer and dimension: one per pooling
 BYTES_PER_PARAMETER = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 
 
@@ -55,5 +54,5 @@ def estimate_study(
     steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens)
     weights = sum(parameter.numel() for parameter in model.hf_model.parameters()) * BYTES_PER_PARAMETER[model.dtype]
     batch = n_padded * model.d_model * (len(sites) + 8) * 4
-    kept = 4 * len(prompts) * N_ROWS * len(sites) * model.d_model + 4 * round(n_corpus) * n_columns
+    kept = 4 * round(n_corpus) * n_columns
     return Estimate(steps, weights + kept + max(batch, comparison.memory_bytes))

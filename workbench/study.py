@@ -304,7 +304,9 @@ def _write_tables(folder: Path, findings: Findings) -> None:
         "detectors": detector_frame(findings.detectors),
         "steering": comparison_frame(findings.comparisons),
         "steering_between_arms": comparison_frame(findings.between),
-        "frequency": frequency_table(findings.rows).stack().rename("frequency").reset_index(),
+        "frequency": frequency_table(findings.rows)
+        .reset_index()
+        .melt(id_vars="domain", var_name="dimension", value_name="frequency"),
         "profiles": profile_frame(findings.statistics, dimensions),
     }
     for name, table in tables.items():
