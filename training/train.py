@@ -138,7 +138,8 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
     return json.loads((folder / "state.json").read_text())
 
 
-def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250) -> None:
+def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250, start: Path | None = None) -> None:
+    """Train from the checkpoint in `out`; without one, from the exported model in `start`, or from scratch."""
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(max(1, torch.get_num_threads()))
@@ -150,6 +151,8 @@ def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250) -> None:
     state = {"step": 0, "tokens": 0, "seconds": 0.0}
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optimizer)
+    elif start is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     stopping = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopping.append(True))
@@ -187,6 +190,8 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training/model"), help="checkpoint and log")
     parser.add_argument("--tokens", type=float, default=50e6, help="length of the whole run")
+    parser.add_argument("--start", type=Path, help="an exported model to go on from where no checkpoint is left")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    train(arguments.data, arguments.out, Recipe(tokens=int(arguments.tokens), seed=arguments.seed))
+    recipe = Recipe(tokens=int(arguments.tokens), seed=arguments.seed)
+    train(arguments.data, arguments.out, recipe, start=arguments.start)
