@@ -23,6 +23,9 @@ SETS = ("refusal", "personas", "facts", "conflict", "indirect_objects", "choices
 pytestmark = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="the built-in model is not there")
 
 
+needs_card = pytest.mark.skipif(not CARD.exists(), reason="the card of the built-in model is not there")
+
+
 @cache
 def loaded() -> tuple[Any, Any]:
     return load(FOLDER)
@@ -58,11 +61,13 @@ def test_answers_to_be_compared_are_single_tokens() -> None:
             assert set(lengths) == {1}, item
 
 
+@needs_card
 def test_card_states_every_kind_that_ships() -> None:
     kinds = {(name, item.kind) for name in SETS for item in load_behaviours(name)}
     assert card_figures().keys() == kinds
 
 
+@needs_card
 @pytest.mark.parametrize("name", SETS)
 def test_a_sample_reproduces_the_figures_of_the_card(name) -> None:
     model, tokenizer = loaded()

@@ -167,13 +167,16 @@ def compare_texts(model: Any, tokenizer: Any, items: Sequence[BehaviourItem]) ->
 def measure_set(
     model: Any, tokenizer: Any, name: BehaviourSet, *, limit: int | None = None
 ) -> tuple[dict[str, Share], list[tuple[BehaviourItem, str]]]:
-    """The share of right items per kind (at most `limit` evenly spread ones), and what was said where it was wrong."""
+    """The share of right items per kind (at most `limit` drawn ones), and what was said where it was wrong.
+
+    The draw is fixed, and a smaller limit takes a part of the items of a larger one.
+    """
     shares, mistakes = {}, []
     everything = load_behaviours(name)
     for kind in dict.fromkeys(item.kind for item in everything):
         items = [item for item in everything if item.kind == kind]
         if limit is not None and limit < len(items):
-            items = [items[index] for index in np.linspace(0, len(items) - 1, limit).astype(int)]
+            items = [items[index] for index in np.random.default_rng(0).permutation(len(items))[:limit]]
         judged = items[0].judged
         compared = None if judged == "contains" else compare_texts(model, tokenizer, items)
         if judged == "likelihood":
