@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
     monkeypatch.setattr(train, "new_model", tiny_model)
     recipe = Recipe(tokens=6 * 2 * train.ROW, rows_per_step=2, warm_up_tokens=2 * 2 * train.ROW)
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
@@ -166,7 +167,8 @@ def test_active_dimensions_by_hand() -> None:
     one, two = np.ones((1, 2, 16), dtype=np.float32), np.ones((1, 2, 16), dtype=np.float32)
     one[..., 3], two[..., 3:5] = 9, 9
     for magnitude, expected in ((one, [3]), (two, [])):
-        rows = measure.RowMeasures(*[np.zeros(1)] * 1, magnitude, *[np.zeros(1)] * 3)
+        nothing = np.zeros(1, dtype=np.float32)
+        rows = measure.RowMeasures(nothing, magnitude, nothing, nothing, nothing)
         assert np.flatnonzero(evaluate.activity(rows)[0]).tolist() == expected
 
 

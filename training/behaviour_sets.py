@@ -275,7 +275,7 @@ def write_sets(out: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("workbench/builtin/behaviours"), help="where the sets go")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -230,7 +230,7 @@ def write_card(evaluation: Path, checkpoint: Path, data: Path, model: Path, rema
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--evaluation", type=Path, default=Path("runs/training/evaluation.json"))
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/training/model"), help="what train wrote")
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")

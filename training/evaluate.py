@@ -165,7 +165,7 @@ def evaluate(folder: Path, data: Path, *, sample: int, limit: int | None) -> dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("workbench/builtin/model"), help="the model folder")
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training/evaluation.json"), help="where results go")

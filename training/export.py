@@ -41,7 +41,7 @@ def model_of(checkpoint: Path) -> LlamaForCausalLM:
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=64, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD
     )
-    return model.to(torch.bfloat16).eval()
+    return model.to(dtype=torch.bfloat16).eval()  # pyright: ignore[reportCallIssue]
 
 
 def tokenizer_of(data: Path) -> PreTrainedTokenizerFast:
@@ -76,7 +76,7 @@ def export(checkpoint: Path, data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/training/model"), help="what train wrote")
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("workbench/builtin/model"), help="the model folder")

@@ -71,7 +71,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     """Model in single precision and tokenizer, by the plain loaders and without network."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = model.to(device)  # pyright: ignore[reportArgumentType]
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @contextmanager

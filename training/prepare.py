@@ -109,7 +109,7 @@ def prepare(corpora: Path, out: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpora", type=Path, required=True, help="folder with one folder of text per domain")
     parser.add_argument("--out", type=Path, default=Path("runs/training"), help="where token files go")
     parser.add_argument("--seed", type=int, default=0)

@@ -143,7 +143,7 @@ def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250, start: P
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(max(1, torch.get_num_threads()))
-    model = new_model(recipe.seed).to(device)
+    model = new_model(recipe.seed).to(device)  # pyright: ignore[reportArgumentType]
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -186,7 +186,7 @@ def train(data: Path, out: Path, recipe: Recipe, save_every: int = 250, start: P
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training/model"), help="checkpoint and log")
     parser.add_argument("--tokens", type=float, default=50e6, help="length of the whole run")

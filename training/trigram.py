@@ -160,7 +160,7 @@ def trigram_losses(data: Path, sample: int = SAMPLE) -> dict[str, dict[str, floa
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("runs/training"), help="what prepare wrote")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="held-out tokens per domain")
     arguments = parser.parse_args()
