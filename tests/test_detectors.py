@@ -252,6 +252,7 @@ def test_interval_is_that_of_weighted_scores_over_resampled_documents(n_tokens: 
         (["a", " 3", " m", " rod"], 2, ["units of measurement"], ["operators"]),
         (["so", " m", " is"], 1, ["single letters"], ["units of measurement"]),
         (["add", " ", "9", "0"], 1, ["spaces before numbers"], ["numbers", "indentation"]),
+        (["so", " ", "she"], 1, [], ["spaces before numbers"]),
         (["add", " ", "9", "0"], 2, ["numbers"], ["spaces before numbers", "word continuations"]),
         (["three", " times", " two"], 1, ["mathematical terms"], ["names and titles of persons"]),
         (["He", " said", ',"'], 2, ["quotation marks", "commas, colons and semicolons"], ["operators", "brackets"]),
