@@ -216,5 +216,7 @@ def test_a_site_that_fails_its_check_raises_only_when_used() -> None:
 @pytest.mark.skipif(not STORIES.exists(), reason="the reference model is not beside this checkout")
 def test_a_real_pretrained_model_tells_a_story() -> None:
     model = load_model(str(STORIES))
-    new = model.generate(model.tokenize(["Once upon a time"], side="left"), max_new_tokens=8)[0]
+    tokens = model.tokenize(["Once upon a time"], side="left")
+    assert "".join(model.token_texts(tokens.ids[0, 1:].tolist())).strip() == "Once upon a time"
+    new = model.generate(tokens, max_new_tokens=8)[0]
     assert "there was" in model.decode(new)

@@ -193,8 +193,14 @@ class HookedModel:
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of every single token; spaces and newlines are kept."""
-        distinct = {int(index): self.decode([int(index)]) for index in set(map(int, ids))}
+        distinct = {int(index): self._token_text(int(index)) for index in set(map(int, ids))}
         return [distinct[int(index)] for index in ids]
+
+    def _token_text(self, index: int) -> str:
+        text = self.decode([index])
+        piece = self.tokenizer.convert_ids_to_tokens(index)
+        # SentencePiece decoders drop the blank of a first token, and a token alone is always first.
+        return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
 
     # --- running ------------------------------------------------------------------------------------------------------
 
