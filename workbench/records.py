@@ -468,8 +468,9 @@ def save_masking(result: MaskingResult, path: Path) -> None:
 def load_masking(path: Path) -> MaskingResult:
     """Read what `save_masking` wrote."""
     arrays, header = load_arrays(path, "MaskingResult")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in header.items()}
-    return MaskingResult(**plain, **arrays)
+    values: dict[str, Any] = dict(arrays)
+    values |= {name: tuple(value) if isinstance(value, list) else value for name, value in header.items()}
+    return MaskingResult(**values)
 
 
 def save_choice_masking(result: ChoiceMasking, path: Path) -> None:
