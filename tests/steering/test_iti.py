@@ -33,7 +33,7 @@ def test_accuracy_is_that_of_held_out_pairs() -> None:
     model = tiny_model("llama")
     real = probe_heads(model, answer_pairs(20), validation_share=0.25)
     assert (real.n_train, real.n_validation) == (15, 5)
-    assert real.accuracy.max() == 1.0
+    assert real.accuracy.max() >= 0.8
     # Random texts on both sides: in training nearly separable, held out near a half.
     nothing = [Pair(*both) for both in zip(random_texts(12, seed=1), random_texts(12, seed=2), strict=True)]
     accuracies = [probe_heads(model, nothing, validation_share=0.5, seed=seed).accuracy for seed in range(3)]
