@@ -4,6 +4,8 @@ Each figure function takes one record and returns one `go.Figure` with titles an
 globally. Show one in a notebook with `figure.show(config=CONFIG)`.
 """
 
+from plotly.graph_objects import Figure
+
 from workbench.figures.captions import (
     dcd_caption,
     detector_caption,
@@ -27,10 +29,19 @@ from workbench.figures.effects import (
 )
 from workbench.figures.frequencies import frequency_figure
 from workbench.figures.magnitudes import first_position_figure, magnitude_figure, profile_figure
-from workbench.figures.page import CONFIG, Section, figure_fragment, table_html, write_figure, write_page
+from workbench.figures.page import (
+    CONFIG,
+    Section,
+    definitions_html,
+    figure_fragment,
+    table_html,
+    write_figure,
+    write_page,
+)
 
 __all__ = [
     "CONFIG",
+    "Figure",
     "Section",
     "against_unsteered",
     "arm_name",
@@ -38,6 +49,7 @@ __all__ = [
     "between_arms",
     "contexts_html",
     "dcd_caption",
+    "definitions_html",
     "detector_caption",
     "detector_figure",
     "difference_caption",

@@ -23,7 +23,7 @@ from workbench.figures.frequencies import MOSTLY
 from workbench.figures.style import joined, number
 from workbench.records import Comparison, Detector, Dimension, DimensionStatistics
 
-DISCRIMINATIVE = 0.30  # difference of frequencies from which a dimension counts as specific to a domain
+DISCRIMINATIVE = 0.30  # gap in frequency to the mean of the other domains from which a dimension is discriminative
 
 
 def magnitude_caption(statistics: DimensionStatistics, n: int = 3) -> str:
@@ -88,16 +88,16 @@ def frequency_caption(frequency: pd.DataFrame) -> str:
     )
     if n_domains == 1:
         return f"{start}."
-    ordered = np.sort(values, axis=0)
-    own = ordered[-1] - ordered[-2] > DISCRIMINATIVE
-    if not own.any():
-        return f"{start}; none is more frequent by {DISCRIMINATIVE:.0%} in one domain than in each other."
-    counts = Counter(str(frequency.index[row]) for row in values[:, own].argmax(axis=0))
-    parts = joined([f"{name} {count}" for name, count in counts.most_common()])
-    verb = "is" if own.sum() == 1 else "are"
+    elsewhere = (values.sum(axis=0) - values) / (n_domains - 1)
+    is_own = values - elsewhere > DISCRIMINATIVE + 1e-9
+    if not is_own.any():
+        return f"{start}; none exceeds the mean of the other domains by {DISCRIMINATIVE:.0%} in any domain."
+    counts = [f"{name} {count}" for name, count in zip(frequency.index, is_own.sum(axis=1), strict=True) if count]
+    n_own = int(is_own.any(axis=0).sum())
+    verb = "exceeds" if n_own == 1 else "exceed"
     return (
-        f"{start}; {int(own.sum())} {verb} more frequent by over {DISCRIMINATIVE:.0%} in one domain than in each other "
-        f"({parts})."
+        f"{start}; {n_own} {verb} the mean of the other domains by over {DISCRIMINATIVE:.0%} in at least one domain "
+        f"({joined(counts)})."
     )
 
 

@@ -23,11 +23,20 @@ def is_scored(detector: Detector) -> bool:
 
 
 def best_per_domain(detectors: Sequence[Detector], n: int | None) -> list[Detector]:
-    """The scored detectors, domains in their order of appearance, best first, at most `n` of each domain."""
+    """The scored detectors, domains in their order of appearance, best first.
+
+    With `n`, at most that many of each domain, and of every dimension only the best layer and end.
+    """
     chosen: list[Detector] = []
     for domain in dict.fromkeys(detector.domain for detector in detectors):
         own = [detector for detector in detectors if detector.domain == domain and is_scored(detector)]
-        chosen += sorted(own, key=lambda detector: -detector.auroc)[:n]
+        own.sort(key=lambda detector: -detector.auroc)
+        if n is not None:
+            best: dict[int, Detector] = {}
+            for detector in own:
+                best.setdefault(detector.dimension, detector)
+            own = list(best.values())[:n]
+        chosen += own
     return chosen
 
 
@@ -44,8 +53,8 @@ def token_words(detectors: Sequence[Detector], n: int = 4) -> dict[int, tuple[st
 def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = None) -> go.Figure:
     """Score of every labelled detector with its interval, grouped by domain; chance is the line at one half.
 
-    Hollow marks are detectors whose interval reaches down to chance. `n_per_domain` keeps the best of each domain.
-    Where no detector carries a label, the figure says so.
+    Hollow marks are detectors whose interval reaches down to chance. `n_per_domain` keeps the best dimensions of each
+    domain. Where no detector carries a label, the figure says so.
     """
     shown = best_per_domain(detectors, n_per_domain)
     n_scored = sum(map(is_scored, detectors))
@@ -69,7 +78,9 @@ def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = No
             text="no detector carries a label", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False
         )
         figure.update_yaxes(showticklabels=False, range=[0, 1])
-    kept = "" if len(shown) == n_scored else f"the {n_per_domain} best of each domain; "
+    kept = (
+        "" if len(shown) == n_scored else f"the {n_per_domain} best dimensions of each domain, each at its best layer; "
+    )
     counts = f"{n_scored} labelled, {len(detectors) - n_scored} unlabelled"
     subtitle = f"{kept}{counts}; bars: 95 % interval over documents; ↑ ↓: read at the high or the low end"
     height = max(220, 21 * len(shown) + MARGIN["t"] + MARGIN["b"] + 20)

@@ -123,7 +123,7 @@ def effect_figure(comparisons: Sequence[Comparison], metric: str | None = None) 
 def forest_figure(comparisons: Sequence[Comparison], budget: float, metric: str | None = None) -> go.Figure:
     """Effects of all arms on one metric at one level of KL with their intervals, one panel per domain.
 
-    Marks are hollow where the interval covers zero. Arms that could not be run keep an empty row. Raises ValueError
+    Marks are hollow where the interval covers zero. Arms that could not be run are named as such. Raises ValueError
     where no comparison has that level, or where there are several metrics and none is chosen.
     """
     chosen = _at_level(of_metric(against_unsteered(comparisons), metric), budget)
@@ -161,10 +161,10 @@ def _forest(chosen: Sequence[Comparison], title: str, axis: str) -> go.Figure:
     measured = [comparison for comparison in chosen if is_measured(comparison)]
     for domain, (row, column) in zip(domains, cells, strict=True):
         for index, arm in enumerate(arms):
-            own = [item for item in measured if item.domain == domain and arm_name(item) == arm]
-            figure.add_trace(_arm_row(own, arm, index), row=row, col=column)
+            own = [item for item in chosen if item.domain == domain and arm_name(item) == arm]
+            figure.add_trace(_arm_row([item for item in own if is_measured(item)], arm, index), row=row, col=column)
+            figure.add_trace(_not_run([item for item in own if not is_measured(item)], arm), row=row, col=column)
         _zero_line(figure, "x", row, column)
-    _say_where_empty(figure, domains, measured, cells)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=[escape(arm) for arm in arms[::-1]])
     figure.update_yaxes(range=[-0.6, len(arms) - 0.4], tickfont={"size": 11})
     figure.update_xaxes(range=_span(measured))
@@ -246,6 +246,20 @@ def _arm_curve(own: Sequence[Comparison], arm: str, index: int, shift: float) ->
         error_y=_intervals(own, colour),
         customdata=[_hover(item) for item in own],
         hovertemplate=f"{HOVER}<extra></extra>",
+    )
+
+
+def _not_run(own: Sequence[Comparison], arm: str) -> go.Scatter:
+    return go.Scatter(
+        x=[0.0] * len(own),
+        y=[escape(arm)] * len(own),
+        mode="text",
+        text=["not run"] * len(own),
+        textposition="middle left",
+        textfont={"size": 11, "color": NEUTRAL},
+        showlegend=False,
+        hovertext=[escape(f"{arm}: {reading(item)}") for item in own],
+        hoverinfo="text",
     )
 
 

@@ -115,6 +115,11 @@ def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], *, label: st
     )
 
 
+def definitions_html() -> str:
+    """What the quantities in figures and tables mean, as a list of definitions."""
+    return (ASSETS / "definitions.html").read_text(encoding="utf-8")
+
+
 def _cell(text: str) -> str:
     is_number = bool(text) and (text[0].isdigit() or text[0] in "−+–") and " to " not in text
     return f'<td class="number">{escape(text)}</td>' if is_number else f"<td>{escape(text)}</td>"

@@ -17,8 +17,6 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 NEUTRAL = "#808080"
 SEQUENTIAL = "Cividis"
-# Blue to orange through light grey, of equal lightness at both ends; use with limits symmetric about zero.
-DIVERGING = ((0.0, "#0072B2"), (0.25, "#7FB8D8"), (0.5, "#F2F2F2"), (0.75, "#E6A67A"), (1.0, "#D55E00"))
 FONT = '"Helvetica Neue", Arial, "Liberation Sans", "DejaVu Sans", sans-serif'
 # Width in pixels that label placement and panel gaps reckon with; figures stretch to the page they stand in.
 NOMINAL_WIDTH = 1040
@@ -150,8 +148,8 @@ def place_labels(
     y: Float[np.ndarray, "label"],
     *,
     panel_width: float,
-    label_width: float = 34,
-    label_height: float = 15,
+    label_width: float = 34.0,
+    label_height: float = 15.0,
 ) -> Int[np.ndarray, "label xy"]:
     """Offsets in pixels (right, down) for the labels of spikes that end at pixel (x, y), y upwards.
 
@@ -196,7 +194,7 @@ def log_ticks(values: Float[np.ndarray, "..."]) -> dict[str, object]:
 def is_dwarfed(values: Float[np.ndarray, "..."]) -> bool:
     """Whether the largest value is so far above the typical one that a linear axis would flatten the rest."""
     positive = values[values > 0]
-    return bool(positive.size and positive.max() > 20 * np.median(positive))
+    return bool(positive.size and positive.max() > 10 * np.median(positive))
 
 
 def number(value: float) -> str:
