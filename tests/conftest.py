@@ -13,6 +13,7 @@ LAW = ["court", "law", "judge", "shall", "statute"]
 SCIENCE = ["cell", "plant", "leaf", "water", "energy", "force", "number"]
 COMMON = ["the", "a", "of", "and", "in", "is", "to", "it", "river", "morning", "old", "was", "they", "people"]
 WORDS = [*LAW, *SCIENCE, *COMMON]
+LAW_DIMENSION, SCIENCE_DIMENSION = 5, 9
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers and width 16 with its own tokenizer, saved as a Hugging Face folder."""
+    """A random Llama of two layers and width 16 with its own tokenizer, saved as a Hugging Face folder.
+
+    Dimension `LAW_DIMENSION` is large on the words of law, `SCIENCE_DIMENSION` on those of science.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -58,7 +62,15 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             eos_token_id=1,
             pad_token_id=1,
         )
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0)  # so that contexts and edits change the logits visibly
+        for words, dimension in ((LAW, LAW_DIMENSION), (SCIENCE, SCIENCE_DIMENSION)):
+            for ids in fast([f" {word}" for word in words], add_special_tokens=False)["input_ids"]:
+                model.model.embed_tokens.weight[ids, dimension] = 6.0
+    model.save_pretrained(folder)
     return folder
 
 

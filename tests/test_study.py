@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from workbench import study
-from workbench.activations import collect
+from workbench.activations import capture, collect
 from workbench.estimate import Estimate
 from workbench.records import Prompt
 from workbench.runs import read_run
@@ -94,12 +94,29 @@ def test_survey_has_rows_of_all_passages_and_statistics_of_those_to_identify_on(
     np.testing.assert_allclose(statistics.mean, alone.mean, rtol=1e-6, atol=1e-9)
 
 
-def test_top_tokens_point_at_the_passage_they_come_from(finished: Path, settings: Settings) -> None:
-    texts = {prompt.name: prompt.text for prompt in load_passages(settings, open_model(settings))}
-    contexts = [context for detector in read_run(finished).detectors for context in detector.top_tokens]
-    assert contexts
-    for context in contexts:
-        assert f"{context.before[-8:]}{context.token}{context.after[:8]}".strip() in texts[context.prompt]
+def test_what_was_planted_is_found(finished: Path) -> None:
+    found = json.loads((finished / "summary.json").read_text())["dcds_by_selection"]["discrimination"]
+    first = {domain: dcds[0] for domain, dcds in found.items()}
+    assert {domain: dcd["dimension"] for domain, dcd in first.items()} == {"law": 5, "science": 9}
+    for dcd in first.values():
+        assert dcd["frequency"] == 1.0
+        assert dcd["frequency_elsewhere"] == 0.0
+        assert dcd["reach"] == "this domain"
+
+
+def test_top_tokens_have_the_activation_that_is_said_at_the_place_that_is_said(
+    finished: Path, settings: Settings
+) -> None:
+    model = open_model(settings)
+    texts = {prompt.name: prompt.text for prompt in load_passages(settings, model)}
+    detectors = read_run(finished).detectors
+    assert {detector.layer for detector in detectors} == {0, 1}
+    for detector in detectors:
+        context = detector.top_tokens[0]
+        tokens = model.tokenize([texts[context.prompt]])
+        values = capture(model, tokens, model.residual_sites([detector.layer]))
+        assert float(values[0, 0, context.position, detector.dimension]) == pytest.approx(context.value, rel=1e-3)
+        assert model.token_texts([int(tokens.ids[0, context.position])])[0].strip() == context.token.strip()
 
 
 def test_progress_and_estimate_are_heard(settings: Settings, tmp_path: Path) -> None:

@@ -155,11 +155,9 @@ def _next_strength(points: Sequence[tuple[float, float]], target: float, guess: 
     return following if following != strength else None
 
 
-def _inside(lower: tuple[float, float], upper: tuple[float, float], target: float, n_tried: int) -> float | None:
+def _inside(lower: tuple[float, float], upper: tuple[float, float], target: float, n_tried: int) -> float:
     """A strength between the two, by interpolation in logarithms; every third time, and at the ends, by halving."""
     span = math.log(upper[0] / lower[0])
-    if span < 1e-3:
-        return None
     share = 0.5
     if lower[1] > 0 and upper[1] < math.inf and n_tried % 3:
         share = math.log(target / lower[1]) / math.log(upper[1] / lower[1])
