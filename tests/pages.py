@@ -12,7 +12,12 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 class Element:
     tag: str
     attributes: dict[str, str]
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text inside; scripts and styles keep theirs to themselves."""
+        return "".join(self.pieces)
 
 
 @dataclass
@@ -43,8 +48,9 @@ class Page(HTMLParser):
             self._open.pop()
 
     def handle_data(self, data: str) -> None:
-        for element in self._open:
-            element.text += data
+        is_code = bool(self._open) and self._open[-1].tag in ("script", "style")
+        for element in self._open[-1:] if is_code else self._open:
+            element.pieces.append(data)
 
     def all(self, tag: str) -> list[Element]:
         return [element for element in self.elements if element.tag == tag]

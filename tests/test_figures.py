@@ -115,7 +115,7 @@ def test_no_figure_offers_to_send_data_away(name: str) -> None:
     ((identifier, _, _, config),) = Page(figure_fragment(FIGURES[name](), name="seen", caption="seen")).plots()
     assert identifier == "plot-seen"
     assert config["showSendToCloud"] is False
-    assert not config["plotlyServerURL"]
+    assert not config.get("plotlyServerURL")
     assert CONFIG["showSendToCloud"] is False
 
 

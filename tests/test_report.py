@@ -20,7 +20,7 @@ from tests.pages import Page
 from workbench.records import RecordError, save_pooled_rows, save_statistics, save_table
 from workbench.report import write_report
 
-PARTS = ("statistics.safetensors", "rows.safetensors", "dcds.json", "detectors.json", "comparisons.json")
+PARTS = ("statistics.safetensors", "rows.npy", "dcds.json", "detectors.json", "comparisons.json")
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +148,28 @@ def test_the_report_is_small_and_the_same_each_time(run: Path) -> None:
 
 
 def test_a_wide_model_and_many_domains_still_give_a_small_report(tmp_path: Path) -> None:
-    domains = tuple(f"subject {index}" for index in range(20))
+    domains = tuple(f"subject {index}" for index in range(14))
     records = tmp_path / "records"
     records.mkdir()
-    save_statistics(fake_statistics(domains, 26, 1024), records / "statistics.safetensors")
-    save_pooled_rows(fake_rows(domains, 2, 1024), records / "rows.safetensors")
-    save_table(fake_dcds(domains, 1024), records / "dcds.json")
-    save_table(fake_detectors(domains, 26, 1024), records / "detectors.json")
+    save_statistics(fake_statistics(domains, 26, 512), records / "statistics.safetensors")
+    save_pooled_rows(fake_rows(domains, 2, 512), records / "rows.npy")
+    save_table(fake_dcds(domains, 512), records / "dcds.json")
+    save_table(fake_detectors(domains, 26, 512), records / "detectors.json")
     save_table(fake_comparisons(domains), records / "comparisons.json")
     path = write_report(tmp_path)
     assert path.stat().st_size <= 8_000_000
-    assert "The first 12 of 20 domains are drawn." in text_of(Page(path.read_text(encoding="utf-8")))
+    assert "The first 12 of 14 domains are drawn." in text_of(Page(path.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("runs") / "small", DOMAINS[:2], n_layers=2, d_model=64)
 
 
 @pytest.mark.parametrize("missing", [*PARTS, "manifest.json", "summary.json", "classifier.json", "between_arms.json"])
-def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, run: Path, tmp_path: Path) -> None:
+def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    shutil.copytree(small_run, folder)
     next(folder.rglob(missing)).unlink()
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     text = text_of(page)
@@ -192,18 +197,18 @@ def test_a_folder_without_records_is_refused_and_left_alone(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_record_is_named(run: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_named(small_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    shutil.copytree(small_run, folder)
     (folder / "records" / "dcds.json").write_text("{", encoding="utf-8")
     with pytest.raises(RecordError, match=r"dcds\.json"):
         write_report(folder)
 
 
-def test_the_words_follow_the_numbers(run: Path, tmp_path: Path, page: Page) -> None:
+def test_the_words_follow_the_numbers(small_run: Path, tmp_path: Path, page: Page) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
-    nothing = [item for item in fake_comparisons(scale=0.0) if item.against == "unsteered"]
+    shutil.copytree(small_run, folder)
+    nothing = [item for item in fake_comparisons(DOMAINS[:2], scale=0.0) if item.against == "unsteered"]
     save_table(nothing, folder / "records" / "comparisons.json")
     (folder / "records" / "between_arms.json").unlink()
     text = text_of(Page(write_report(folder).read_text(encoding="utf-8")))
