@@ -32,7 +32,7 @@ def planted() -> Planted:
 
 @pytest.fixture(scope="module")
 def masked(planted: Planted) -> MaskingResult:
-    """Zero masking of every planted dimension and of six others, on two identify prompts per domain."""
+    """Zero masking of every planted dimension and of six others, on three identify prompts per domain."""
     model, prompts, truth = planted
     roles = sorted(item.dimension for item in truth.planted)
     others = [dimension for dimension in range(model.d_model) if dimension not in roles][:6]
@@ -40,7 +40,7 @@ def masked(planted: Planted) -> MaskingResult:
 
 
 def few(prompts: list[Prompt]) -> list[Prompt]:
-    return [prompt for prompt in prompts if int(prompt.name.split("/")[1]) < 2]
+    return [prompt for prompt in prompts if int(prompt.name.split("/")[1]) < 3]
 
 
 def confusion(rows: PooledRows, truth: PlantedTruth, selection: Selection) -> tuple[int, int, int]:
