@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.tiny import FAMILIES, tiny_model
+from workbench.behaviours import load_behaviours
 from workbench.evaluation import masking, replacements
-from workbench.evaluation.masking import mask_choices, mask_dimensions
+from workbench.evaluation.masking import choice_items, mask_choices, mask_dimensions
 from workbench.models import HookedModel
 from workbench.records import MASK_MODES, ChoiceItem, Prompt
 
@@ -196,6 +197,18 @@ def test_choices_under_the_other_modes_take_their_values_from_reference_text() -
     assert not np.allclose(zero.masked, mean.masked)
     with pytest.raises(ValueError, match="reference="):
         mask_choices(model, items(), [3], mode="mean")
+
+
+def test_exam_items_keep_their_answer_in_a_place_that_says_nothing() -> None:
+    exam = load_behaviours("exam", split="test")
+    found = choice_items(exam)
+    for item, choice in zip(exam, found, strict=True):
+        assert choice.choices[choice.answer] == item.answers[0]
+        assert set(choice.choices) == {*item.answers, *item.distractors}
+        assert (choice.domain, choice.split, choice.prompt) == (item.kind, "test", item.prompt)
+    assert np.bincount([choice.answer for choice in found]).min() > 0.15 * len(found)
+    with pytest.raises(ValueError, match="use the exam set"):
+        choice_items(load_behaviours("refusal"))
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from workbench.behaviours import BehaviourItem
 from workbench.evaluation.metrics import token_losses
 from workbench.evaluation.replacements import Replacement, make_replacement, position_classes
 from workbench.models import Call, HookedModel, HookFunction
@@ -94,6 +95,21 @@ def mask_choices(
     shape = (len(items), sizes.pop())
     baseline = -unmasked_scores(model, documents).reshape(shape)
     return ChoiceMasking(mode, every, tuple(items), baseline, masked.reshape(len(every), *shape))
+
+
+def choice_items(items: Sequence[BehaviourItem]) -> list[ChoiceItem]:
+    """Items of a behaviour set that is judged by likelihood (such as `exam`) as choice items; the kind is the domain.
+
+    Choices stand in alphabetical order, so that their places say nothing. Raises for items judged by generation.
+    """
+    for item in items:
+        if item.judged != "likelihood" or len(item.answers) != 1:
+            raise ValueError(f"item {item.name} is not judged by the likelihood of one answer; use the exam set")
+    choices = [tuple(sorted((*item.answers, *item.distractors))) for item in items]
+    return [
+        ChoiceItem(item.name, item.kind, item.split, item.prompt, texts, texts.index(item.answers[0]))
+        for item, texts in zip(items, choices, strict=True)
+    ]
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
