@@ -1,8 +1,9 @@
 """Speed and memory of the path on an idle machine: `python -m benchmarks.speed --out benchmarks/results/speed.json`.
 
 Three measurements on one model: the statistics pass against the bare Hugging Face forward on the same batches, peak
-memory at ten times the rows, and steered cached generation against unsteered and against plain Hugging Face. Each ratio
-is the median over repetitions, run in turn so that a change of clock speed hits both sides; the spread stands beside it.
+memory at ten times the rows, and steered cached generation against unsteered and against plain Hugging Face. Each
+ratio is the median over repetitions, run in turn so that a change of clock speed hits both sides; the spread stands
+beside it.
 """
 
 import argparse
