@@ -90,8 +90,9 @@ def values(array: object) -> np.ndarray:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_title_axis_titles_and_a_unit(name: str) -> None:
     figure = FIGURES[name]()
-    assert figure.layout.title.text
-    assert figure.layout.title.subtitle.text
+    assert all(
+        len(re.sub("<.*?>", "", text)) > 10 for text in (figure.layout.title.text, figure.layout.title.subtitle.text)
+    )
     titles = [axis_titles(figure, letter) for letter in "xy"]
     assert all(titles)
     assert "$" not in json.dumps(figure.to_dict()["layout"]["title"])  # LaTeX needs the network
@@ -528,7 +529,7 @@ def test_captions_of_losses_and_shares_read_the_sign_the_right_way() -> None:
 
 def test_no_difference_is_printed_with_what_could_have_been_shown() -> None:
     item = dataclasses.replace(unsteered()[0], effect=0.01, low=-0.02, high=0.04, n=48, note="")
-    assert reading(item) == "no difference shown (one of 0.03 could have been)"
+    assert reading(item) == "no difference shown (visible from ±0.03)"
     assert reading(dataclasses.replace(item, low=0.005)) == "worse"
     equal = dataclasses.replace(item, effect=0.0, low=0.0, high=0.0)
     assert "all 48 pairs are equal" in reading(equal)

@@ -51,16 +51,24 @@ class Recipe:
 
 
 class RowSource:
-    """Rows of one token file, each starting at the beginning of a line (or of a generated document)."""
+    """Rows of one token file: generated documents from their beginning, other text from a line start or anywhere.
 
-    def __init__(self, path: Path, starts_after: np.ndarray) -> None:
+    With starts at lines alone, text far from any line start would never be drawn: in the first 16.5 M tokens this lost
+    23 % of biology and 15 % of literature.
+    """
+
+    def __init__(self, path: Path, starts_after: np.ndarray, *, share_anywhere: float) -> None:
+        self.share_anywhere = share_anywhere
         self.tokens = np.load(path)
         starts = np.flatnonzero(np.isin(self.tokens, starts_after)) + 1
         starts = np.concatenate([[0], starts])
         self.starts = starts[starts + ROW < len(self.tokens)]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        start = int(generator.choice(self.starts))
+        if generator.random() < self.share_anywhere:
+            start = int(generator.integers(len(self.tokens) - ROW))
+        else:
+            start = int(generator.choice(self.starts))
         return np.concatenate([[BOS], self.tokens[start : start + ROW - 1]])
 
 
@@ -87,8 +95,8 @@ def new_model(seed: int) -> LlamaForCausalLM:
 def read_sources(data: Path) -> dict[str, RowSource]:
     vocabulary = Tokenizer.from_file(str(data / "tokenizer.json")).get_vocab()
     line_ends = np.array([index for token, index in vocabulary.items() if "Ċ" in token] + [EOS])
-    sources = {domain: RowSource(data / f"{domain}.train.npy", line_ends) for domain in DOMAINS}
-    sources["generated"] = RowSource(data / "generated.train.npy", np.array([EOS]))
+    sources = {domain: RowSource(data / f"{domain}.train.npy", line_ends, share_anywhere=0.5) for domain in DOMAINS}
+    sources["generated"] = RowSource(data / "generated.train.npy", np.array([EOS]), share_anywhere=0.0)
     return sources
 
 

@@ -132,7 +132,7 @@ def _table(paths: Mapping[str, Path], name: str, kind: type[Any]) -> tuple[Any, 
 
 def _model_name(material: Material) -> str:
     name = material.summary.get("model") or material.manifest.get("model", {}).get("name")
-    return str(name or "a language model")
+    return "the built-in model" if name == "builtin" else str(name or "a language model")
 
 
 def _plot(figure: Figure, name: str, caption: str) -> str:
@@ -317,7 +317,7 @@ def _steering(material: Material) -> str:
 
 
 def _comparison_table(comparisons: Sequence[Comparison], label: str) -> str:
-    heads = ("domain", "arm", "KL asked", "KL", "layer", "strength", "effect", "95 % interval", "n", "reading", "note")
+    heads = ("domain", "arm", "KL asked", "KL", "layer", "strength", "effect", "95 % interval", "n", "reading")
     rows = [
         (
             item.domain,
@@ -329,8 +329,7 @@ def _comparison_table(comparisons: Sequence[Comparison], label: str) -> str:
             number(item.effect),
             f"{number(item.low)} to {number(item.high)}" if item.n else "–",
             str(item.n),
-            reading(item),
-            item.note if item.n else "",
+            f"{reading(item)}; {item.note}" if item.n and item.note else reading(item),
         )
         for item in comparisons
     ]

@@ -109,7 +109,7 @@ def drop_frame(result: MaskingResult) -> pd.DataFrame:
         }
         frames.append(pd.DataFrame(columns).sort_values("rank", kind="stable"))
     frame = pd.concat(frames, ignore_index=True)
-    return frame[frame[["identify", "test"]].notna().any(axis=1)].reset_index(drop=True)
+    return frame.dropna(how="all", subset=["identify", "test"]).reset_index(drop=True)
 
 
 def drop_by_rank(

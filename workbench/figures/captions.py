@@ -130,12 +130,11 @@ def dcd_caption(dcds: Sequence[Dimension]) -> str:
     if not by_magnitude:
         return "No dimension was selected in any domain."
     counts = Counter(dcd.reach for dcd in by_magnitude)
-    distinct = len({dcd.dimension for dcd in by_magnitude})
-    how = "by magnitude" if by_magnitude[0].selection == "magnitude" else f"by {by_magnitude[0].selection}"
+    distinct, n = len({dcd.dimension for dcd in by_magnitude}), len(by_magnitude)
     return (
-        f"{len(by_magnitude)} selections {how} name {distinct} distinct dimensions: {counts['every domain']} are large "
-        f"in every domain, {counts['some domains']} in some, {counts['this domain']} in their own domain only, "
-        f"{counts['no domain']} in none."
+        f"Selection by {by_magnitude[0].selection} names {n} dimensions over all domains, {distinct} of them distinct. "
+        f"Of the {n}, {counts['every domain']} are large in every domain, {counts['this domain']} in this domain more "
+        f"than elsewhere, {counts['some domains']} in some domains and {counts['no domain']} in none."
     )
 
 

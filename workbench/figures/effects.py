@@ -58,7 +58,7 @@ def reading(comparison: Comparison) -> str:
         return "better" if is_better(comparison) else "worse"
     if comparison.low == comparison.high:
         return f"no difference shown (all {comparison.n} pairs are equal)"
-    return f"no difference shown (one of {number(smallest_visible(comparison))} could have been)"
+    return f"no difference shown (visible from ±{number(smallest_visible(comparison))})"
 
 
 def of_metric(comparisons: Sequence[Comparison], metric: str | None) -> list[Comparison]:
@@ -255,7 +255,7 @@ def _not_run(own: Sequence[Comparison], arm: str) -> go.Scatter:
         y=[escape(arm)] * len(own),
         mode="text",
         text=["not run"] * len(own),
-        textposition="middle left",
+        textposition="top left",
         textfont={"size": 11, "color": NEUTRAL},
         showlegend=False,
         hovertext=[escape(f"{arm}: {reading(item)}") for item in own],

@@ -55,8 +55,9 @@ def figure_fragment(figure: go.Figure, *, name: str, caption: str) -> str:
         div_id=f"plot-{name}",
         default_height=height,
     )
+    title = escape(figure_title(figure))
     return (
-        f'<figure class="plot"><div class="plot-scroll" role="img" aria-label="{escape(figure_title(figure))}" '
+        f'<figure class="plot"><div class="plot-scroll" role="img" tabindex="0" aria-label="{title}" '
         f'aria-describedby="caption-{name}" style="height:{height}">{drawn}</div>'
         f'<figcaption id="caption-{name}">{escape(caption)}</figcaption></figure>'
     )
@@ -121,7 +122,7 @@ def definitions_html() -> str:
 
 
 def _cell(text: str) -> str:
-    is_number = bool(text) and (text[0].isdigit() or text[0] in "−+–") and " to " not in text
+    is_number = bool(text) and (text[0].isdigit() or text[0] in "−+–")
     return f'<td class="number">{escape(text)}</td>' if is_number else f"<td>{escape(text)}</td>"
 
 

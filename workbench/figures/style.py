@@ -139,7 +139,7 @@ def panel_title(figure: go.Figure, text: str, row: int, column: int) -> None:
 
 def layer_colours(n_layers: int) -> list[str]:
     """One colour per layer, dark to light, the palest and the darkest tones left out so that both pages show them."""
-    shares = np.linspace(0.2, 0.86, n_layers) if n_layers > 1 else np.array([0.4])
+    shares = np.linspace(0.28, 0.88, n_layers) if n_layers > 1 else np.array([0.4])
     return [str(colour) for colour in sample_colorscale("Viridis", shares.tolist())]
 
 
