@@ -155,7 +155,9 @@ def place_labels(
 
     Labels do not overlap each other, stay within the panel's width and, where there is room, off the other spikes.
     """
-    offsets = [(dx, dy) for dy in (-16, -30, -44, -58, -72) for dx in (0, 26, -26, 46, -46)]
+    # A label in place blocks at most three of these heights, so that three per label always leave one free.
+    heights = range(-16, -16 - 14 * 3 * len(x), -14)
+    offsets = [(dx, dy) for dy in heights for dx in (0, 26, -26, 46, -46)]
     placed: list[tuple[float, float]] = []
     chosen = np.zeros((len(x), 2), dtype=int)
     for index in np.argsort(-y, kind="stable"):
