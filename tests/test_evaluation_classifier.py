@@ -1,5 +1,6 @@
 """The classifier against scikit-learn, and the one that ships against the passages that ship."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_features_by_hand() -> None:
 def test_order_of_the_prompts_does_not_matter() -> None:
     first, second = fit_classifier(prompts("law", "code")), fit_classifier(prompts("code", "law")[::-1])
     assert first.features == second.features
+    assert first.features == tuple(sorted(first.features))
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
 
 
@@ -136,9 +138,11 @@ def test_shipped_classifier_is_used_only_where_it_fits() -> None:
     passages = load_corpus("builtin", limit=20)
     shipped = load_classifier()
     assert classifier_for(passages).trained_on == shipped.trained_on
-    exchanged = {"identify": "test", "tune": "tune", "test": "identify"}
-    leaking = [Prompt(p.text, p.domain, p.name, exchanged[p.split]) for p in passages]  # pyright: ignore[reportArgumentType]
-    assert classifier_for(leaking).trained_on == {text_hash(p.text) for p in leaking if p.split != "test"}
+    leaking = [replace(p, split="test") if p.split == "tune" else p for p in passages if p.split != "test"]
+    foreign = [*passages, Prompt("A passage that nobody has seen before.", "law", "law/new", "identify")]
+    for unfit in (leaking, foreign):
+        fitted = classifier_for(unfit)
+        assert fitted.trained_on == {text_hash(p.text) for p in unfit if p.split != "test"}
     assert set(classifier_for(load_corpus("builtin", domains=["law", "code"], limit=20)).domains) == {"law", "code"}
     assert classifier_for(prompts("law", "code", "sea")).domains == ("code", "law", "sea")
 
