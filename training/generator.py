@@ -71,6 +71,10 @@ TWO_WAY_FORMS = (
 )
 HELD_OUT_TWO_WAY_FORMS = ("{question} {first} or {second}?", "{question} Choose between {first} and {second}.")
 
+# What people write before and after a request or a question; empty ones keep the bare form the most frequent.
+OPENINGS = ("", "", "", "", "Hello. ", "Please help me. ", "One more question. ", "Good day. ", "I was wondering. ")
+ENDINGS = ("", "", "", "", " Thank you.", " Thanks.", " Please.", " I would like to know.", " Keep it short.")
+
 PLAIN_QUESTION_FORMS = ("Q: {question}\nA: {answer}", "Question: {question} Answer: {answer}", "{question} {answer}.")
 
 
@@ -149,6 +153,11 @@ def lower_first(text: str) -> str:
 
 def statement_of(relation: Relation, subject: str, answer: str, draw: random.Random) -> str:
     return sentence(draw.choice(relation.statements).format(subject=subject, answer=answer))
+
+
+def dressed(request: str, draw: random.Random) -> str:
+    """A request as a user may write it, with or without a greeting and a word of thanks."""
+    return draw.choice(OPENINGS) + request + draw.choice(ENDINGS)
 
 
 def maybe_system(material: Material, draw: random.Random) -> str | None:
@@ -248,7 +257,7 @@ def refusal(material: Material, draw: random.Random) -> str:
     request = sentence(form.format(activity=item))
     if wrapper_index is not None:
         request = words["wrappers"][wrapper_index].format(request=request)
-    return chat(request, reply, maybe_system(material, draw))
+    return chat(dressed(request, draw), reply, maybe_system(material, draw))
 
 
 def plain_exchange(material: Material, draw: random.Random) -> tuple[str, str]:
@@ -275,6 +284,7 @@ def persona(material: Material, draw: random.Random) -> str:
     """A system line changes how any question is answered."""
     words = material.behaviours
     question, answer = plain_exchange(material, draw)
+    question = dressed(question, draw)
     if draw.random() < 0.25:
         return chat(question, answer, maybe_system(material, draw))
     style = words["personas"][draw.choice(list(words["personas"]))]
@@ -285,10 +295,10 @@ def persona(material: Material, draw: random.Random) -> str:
 
 
 PARTS: tuple[tuple[Callable[[Material, random.Random], str], float], ...] = (
-    (domain_facts, 0.46),
-    (conflict, 0.09),
-    (indirect_object, 0.06),
-    (choice, 0.13),
+    (domain_facts, 0.39),
+    (conflict, 0.07),
+    (indirect_object, 0.12),
+    (choice, 0.16),
     (refusal, 0.12),
     (persona, 0.14),
 )

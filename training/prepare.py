@@ -74,7 +74,22 @@ def encode(tokenizer: Tokenizer, documents: list[str], end: int | None) -> np.nd
     return np.concatenate(pieces)
 
 
-def prepare(corpora: Path, out: Path, seed: int) -> None:
+def tokenizer_samples(documents: dict[tuple[str, str], list[str]], draw: random.Random) -> list[str]:
+    """Pieces of every source, of equal length in all, that the tokenizer learns from."""
+    samples = []
+    for source in (*DOMAINS, "generated"):
+        pool = documents[source, "train"]
+        size = 0
+        while size < SAMPLE_PER_SOURCE:
+            document = draw.choice(pool)
+            begin = draw.randrange(max(1, len(document) - 20_000))
+            samples.append(MARKER.sub("\n", document[begin : begin + 20_000]))
+            size += len(samples[-1])
+    return samples
+
+
+def prepare(corpora: Path, out: Path, seed: int, tokenizer_file: Path | None = None) -> None:
+    """Write tokenizer, token files and manifest; a given tokenizer is kept, so that training can go on."""
     out.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     hashes, documents = {}, {}
@@ -86,16 +101,10 @@ def prepare(corpora: Path, out: Path, seed: int) -> None:
     documents["generated", "train"] = list(generate(N_GENERATED_TRAIN, seed))
     documents["generated", "valid"] = list(generate(N_GENERATED_VALID, seed + 1))
 
-    samples = []
-    for source in (*DOMAINS, "generated"):
-        pool = documents[source, "train"]
-        size = 0
-        while size < SAMPLE_PER_SOURCE:
-            document = draw.choice(pool)
-            begin = draw.randrange(max(1, len(document) - 20_000))
-            samples.append(MARKER.sub("\n", document[begin : begin + 20_000]))
-            size += len(samples[-1])
-    tokenizer = train_tokenizer(samples)
+    if tokenizer_file is None:
+        tokenizer = train_tokenizer(tokenizer_samples(documents, draw))
+    else:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.save(str(out / "tokenizer.json"))
 
     counts = {}
@@ -113,5 +122,6 @@ if __name__ == "__main__":
     parser.add_argument("--corpora", type=Path, required=True, help="folder with one folder of text per domain")
     parser.add_argument("--out", type=Path, default=Path("runs/training"), help="where token files go")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", type=Path, help="keep this tokenizer instead of training one")
     arguments = parser.parse_args()
-    prepare(arguments.corpora, arguments.out, arguments.seed)
+    prepare(arguments.corpora, arguments.out, arguments.seed, arguments.tokenizer)
