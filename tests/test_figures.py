@@ -512,7 +512,8 @@ def test_the_effect_captions_can_say_that_nothing_differs() -> None:
     different = [item for item in unsteered() if is_measured(item) and shows_difference(item)]
     better = sum(item.effect < 0 for item in different)
     caption = effect_caption(fake_comparisons(), LOSS)
-    assert f"{len(different)} of 119 intervals leave out zero: {better} better" in caption
+    counts = f"{better} better and {len(different) - better} worse than unsteered"
+    assert f"{len(different)} of 119 intervals leave out zero: {counts}" in caption
     assert "7 of 126 could not be run" in caption
 
 

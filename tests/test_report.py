@@ -151,10 +151,10 @@ def test_a_wide_model_and_many_domains_still_give_a_small_report(tmp_path: Path)
     domains = tuple(f"subject {index}" for index in range(14))
     records = tmp_path / "records"
     records.mkdir()
-    save_statistics(fake_statistics(domains, 26, 512), records / "statistics.safetensors")
+    save_statistics(fake_statistics(domains, 13, 512), records / "statistics.safetensors")
     save_pooled_rows(fake_rows(domains, 2, 512), records / "rows.npy")
     save_table(fake_dcds(domains, 512), records / "dcds.json")
-    save_table(fake_detectors(domains, 26, 512), records / "detectors.json")
+    save_table(fake_detectors(domains, 13, 512), records / "detectors.json")
     save_table(fake_comparisons(domains), records / "comparisons.json")
     path = write_report(tmp_path)
     assert path.stat().st_size <= 8_000_000
