@@ -1,22 +1,14 @@
-"""A run folder as one self-contained HTML page: what was found, said from the numbers, with methods and manifest.
-
-Everything is read from `manifest.json`, `summary.json` and `records/`; no model is needed. What a run does not hold is
-named in the text in place of the figure.
-"""
+"""The sections of the report on what a study always holds: magnitudes, DCDs, detectors, steering, methods, manifest."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench.dimensions import frequency_table
 from workbench.figures import (
-    Figure,
-    Section,
     against_unsteered,
     arm_name,
     best_per_domain,
@@ -30,7 +22,6 @@ from workbench.figures import (
     difference_figure,
     effect_caption,
     effect_figure,
-    figure_fragment,
     first_position_caption,
     first_position_figure,
     forest_caption,
@@ -45,119 +36,19 @@ from workbench.figures import (
     reading,
     table_html,
     token_words,
-    write_page,
 )
 from workbench.figures.style import joined, number
-from workbench.records import (
-    SPLITS,
-    Comparison,
-    Detector,
-    Dimension,
-    DimensionStatistics,
-    PooledRows,
-    load_pooled_rows,
-    load_statistics,
-    load_table,
-)
+from workbench.records import SPLITS, Comparison, Detector, Dimension
+from workbench.report.material import Material, absent, paragraph, plot, shown
 
-MAX_DOMAINS = 12  # panels of a figure; further domains stand in the tables
 N_PROFILES = 6
 N_CARDS = 6  # detectors shown with their contexts, per domain
 N_CONTEXTS = 8
 RARE = 0.05
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a run folder holds; `missing` names the files that are not there."""
-
-    manifest: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    statistics: DimensionStatistics | None
-    rows: PooledRows | None
-    dcds: tuple[Dimension, ...]
-    detectors: tuple[Detector, ...]
-    comparisons: tuple[Comparison, ...]
-    classifier: Mapping[str, Any]
-    missing: tuple[str, ...]
-
-
-def write_report(run_folder: Path) -> Path:
-    """Write `report.html` into a run folder from the records there, and return its path.
-
-    Parts that the folder does not hold are named in the text. Raises ValueError where it holds no record at all.
-    """
-    material = _read(run_folder)
-    sections = [
-        Section("magnitudes", "Dimension magnitudes", _magnitudes(material)),
-        Section("frequency", "Activation frequency", _frequency(material)),
-        Section("dimensions", "Domain-critical dimensions", _dimensions(material)),
-        Section("detectors", "Detectors", _detectors(material)),
-        Section("steering", "Steering", _steering(material)),
-        Section("methods", "Methods", _methods(material)),
-        Section("manifest", "Manifest", _manifest(material)),
-    ]
-    title = f"Domain-critical dimensions of {_model_name(material)}"
-    return write_page(run_folder / "report.html", title=title, lead=_lead(material), sections=sections)
-
-
-def _read(folder: Path) -> Material:
-    records = folder / "records"
-    paths = {path.name: path for path in records.glob("*")} if records.is_dir() else {}
-    paths |= {name: folder / name for name in ("manifest.json", "summary.json") if (folder / name).is_file()}
-    expected = ("statistics.safetensors", "rows.npy", "dcds.json", "detectors.json", "comparisons.json")
-    if not any(name in paths for name in expected):
-        raise ValueError(f"{folder} holds no records; make a run with: workbench study --out {folder}")
-    statistics, rows = paths.get("statistics.safetensors"), paths.get("rows.npy")
-    return Material(
-        manifest=_json(paths.get("manifest.json")),
-        summary=_json(paths.get("summary.json")),
-        statistics=load_statistics(statistics) if statistics else None,
-        rows=load_pooled_rows(rows) if rows else None,
-        dcds=_table(paths, "dcds.json", Dimension),
-        detectors=_table(paths, "detectors.json", Detector),
-        comparisons=_table(paths, "comparisons.json", Comparison) + _table(paths, "between_arms.json", Comparison),
-        classifier=_json(paths.get("classifier.json")),
-        missing=tuple(name for name in ("manifest.json", "summary.json", *expected) if name not in paths),
-    )
-
-
-def _json(path: Path | None) -> Mapping[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path else {}
-
-
-def _table(paths: Mapping[str, Path], name: str, kind: type[Any]) -> tuple[Any, ...]:
-    return tuple(load_table(paths[name], kind)) if name in paths else ()
-
-
-def _model_name(material: Material) -> str:
-    name = material.summary.get("model") or material.manifest.get("model", {}).get("name")
-    return "the built-in model" if name == "builtin" else str(name or "a language model")
-
-
-def _plot(figure: Figure, name: str, caption: str) -> str:
-    return figure_fragment(figure, name=name, caption=caption)
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
-
-
-def _absent(what: str) -> str:
-    return f'<p class="note">This run holds no {escape(what)}, so nothing is shown here.</p>'
-
-
-def _shown(domains: Sequence[str]) -> tuple[list[str], str]:
-    """The domains that get a panel, and a sentence about the others."""
-    kept = list(domains[:MAX_DOMAINS])
-    rest = f"The first {len(kept)} of {len(domains)} domains are drawn." if len(kept) < len(domains) else ""
-    return kept, _paragraph(rest) if rest else ""
-
-
-# --- sections ---------------------------------------------------------------------------------------------------------
-
-
-def _lead(material: Material) -> str:
+def lead(material: Material) -> str:
+    """The facts of the run and its findings in one sentence each."""
     facts = []
     if material.statistics:
         _, n_layers, d_model = material.statistics.mean_magnitude.shape
@@ -182,33 +73,36 @@ def _lead(material: Material) -> str:
     return f'<ul class="facts">{items}</ul>{missing}<h2>In short</h2><ul>{points}</ul>'
 
 
-def _magnitudes(material: Material) -> str:
+def magnitudes(material: Material) -> str:
+    """Dimension magnitudes over layers, and those at the first position."""
     if material.statistics is None:
-        return _absent("statistics")
+        return absent("statistics")
     statistics, words = material.statistics, token_words(material.detectors)
-    domains, note = _shown(statistics.domains)
+    domains, note = shown(statistics.domains)
     return (
-        _plot(magnitude_figure(statistics, domains, words=words), "magnitudes", magnitude_caption(statistics))
+        plot(magnitude_figure(statistics, domains, words=words), "magnitudes", magnitude_caption(statistics))
         + note
-        + _plot(first_position_figure(statistics), "first-positions", first_position_caption(statistics))
+        + plot(first_position_figure(statistics), "first-positions", first_position_caption(statistics))
     )
 
 
-def _frequency(material: Material) -> str:
+def frequency(material: Material) -> str:
+    """Share of prompts in which dimensions are active."""
     if material.rows is None:
-        return _absent("pooled rows")
+        return absent("pooled rows")
     frequency: pd.DataFrame = frequency_table(material.rows)
     caption = frequency_caption(frequency)
     if frequency.to_numpy().max() < RARE:
-        return _paragraph(f"{caption} None is active in as much as {RARE:.0%} of the prompts of any domain.")
+        return paragraph(f"{caption} None is active in as much as {RARE:.0%} of the prompts of any domain.")
     words = token_words(material.detectors)
-    return _plot(frequency_figure(frequency, at_least=RARE, words=words), "frequency", caption)
+    return plot(frequency_figure(frequency, at_least=RARE, words=words), "frequency", caption)
 
 
-def _dimensions(material: Material) -> str:
+def dimensions(material: Material) -> str:
+    """The DCDs by every selection, and profiles of the most telling ones."""
     if not material.dcds:
-        return _absent("domain-critical dimensions")
-    parts = [_paragraph(dcd_caption(material.dcds))]
+        return absent("domain-critical dimensions")
+    parts = [paragraph(dcd_caption(material.dcds))]
     for selection in dict.fromkeys(dcd.selection for dcd in material.dcds):
         own = [dcd for dcd in material.dcds if dcd.selection == selection]
         table = _dcd_table(own, selection)
@@ -221,7 +115,7 @@ def _dimensions(material: Material) -> str:
         parts.append("<h3>Profiles over layers</h3>")
         for dimension in _telling_dimensions(material.dcds):
             figure = profile_figure(material.statistics, dimension, words=words)
-            parts.append(_plot(figure, f"profile-{dimension}", profile_caption(material.statistics, dimension)))
+            parts.append(plot(figure, f"profile-{dimension}", profile_caption(material.statistics, dimension)))
     return "".join(parts)
 
 
@@ -254,11 +148,12 @@ def _telling_dimensions(dcds: Sequence[Dimension]) -> list[int]:
     return list(dict.fromkeys(dcd.dimension for dcd in (largest, *specific)))[:N_PROFILES]
 
 
-def _detectors(material: Material) -> str:
+def detectors(material: Material) -> str:
+    """DCDs read as detectors, with the contexts that fire them."""
     if not material.detectors:
-        return _absent("detectors")
+        return absent("detectors")
     detectors = material.detectors
-    parts = [_plot(detector_figure(detectors, N_CARDS), "detectors", detector_caption(detectors))]
+    parts = [plot(detector_figure(detectors, N_CARDS), "detectors", detector_caption(detectors))]
     for index, domain in enumerate(dict.fromkeys(detector.domain for detector in detectors)):
         own = [detector for detector in detectors if detector.domain == domain]
         shown = best_per_domain(own, N_CARDS) or own[:2]
@@ -290,11 +185,12 @@ def _metrics(comparisons: Sequence[Comparison]) -> list[str]:
     return list(dict.fromkeys(comparison.metric for comparison in comparisons))
 
 
-def _steering(material: Material) -> str:
+def steering(material: Material) -> str:
+    """The steering comparison: figures per metric and all rows as tables."""
     unsteered, pairs = against_unsteered(material.comparisons), between_arms(material.comparisons)
     if not unsteered:
-        return _absent("steering comparison")
-    domains, note = _shown(list(dict.fromkeys(comparison.domain for comparison in unsteered)))
+        return absent("steering comparison")
+    domains, note = shown(list(dict.fromkeys(comparison.domain for comparison in unsteered)))
     drawn = [comparison for comparison in unsteered if comparison.domain in domains]
     drawn_pairs = [comparison for comparison in pairs if comparison.domain in domains]
     levels = sorted({comparison.budget for comparison in unsteered})
@@ -302,12 +198,12 @@ def _steering(material: Material) -> str:
     parts = [note]
     for index, metric in enumerate(_metrics(unsteered)):
         parts.append(f"<h3>{escape(metric[:1].upper() + metric[1:])}</h3>")
-        parts.append(_plot(effect_figure(drawn, metric), f"effect-{index}", effect_caption(unsteered, metric)))
+        parts.append(plot(effect_figure(drawn, metric), f"effect-{index}", effect_caption(unsteered, metric)))
         caption = forest_caption(unsteered, level, metric)
-        parts.append(_plot(forest_figure(drawn, level, metric), f"forest-{index}", caption))
+        parts.append(plot(forest_figure(drawn, level, metric), f"forest-{index}", caption))
         if any(pair.budget == level and pair.metric == metric for pair in drawn_pairs):
             figure, caption = difference_figure(drawn_pairs, level, metric), difference_caption(pairs, level, metric)
-            parts.append(_plot(figure, f"difference-{index}", caption))
+            parts.append(plot(figure, f"difference-{index}", caption))
         for found, what in ((unsteered, "Every arm against the unsteered model"), (pairs, "Arm against arm")):
             own = [comparison for comparison in found if comparison.metric == metric]
             if own:
@@ -336,12 +232,13 @@ def _comparison_table(comparisons: Sequence[Comparison], label: str) -> str:
     return table_html(heads, rows, label=label)
 
 
-def _methods(material: Material) -> str:
+def methods(material: Material) -> str:
+    """Definitions, the classifier, splits, seeds and settings."""
     parts = [definitions_html()]
     if material.classifier:
         c = material.classifier
         parts.append(
-            _paragraph(
+            paragraph(
                 f"The domain classifier, trained on {c['n_training']} passages, assigns {c['held_out']:.0%} of "
                 f"{c['n_held_out']} held-out passages and {c['own_text']:.0%} of {c['n_own_text']} unsteered texts of "
                 f"the model itself to the right domain; guessing gives 1 in {len(c['domains'])}."
@@ -375,8 +272,9 @@ def _split_counts(material: Material) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _manifest(material: Material) -> str:
+def manifest(material: Material) -> str:
+    """The manifest as it was written."""
     if not material.manifest:
-        return _absent("manifest: it was not finished, or its manifest.json was removed")
+        return absent("manifest: it was not finished, or its manifest.json was removed")
     text = json.dumps(material.manifest, indent=2, ensure_ascii=False)
     return f'<pre tabindex="0" role="region" aria-label="Manifest">{escape(text)}</pre>'

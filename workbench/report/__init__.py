@@ -1,0 +1,37 @@
+"""A run folder as one self-contained HTML page: what was found, said from the numbers, with methods and manifest.
+
+Everything is read from `manifest.json`, `summary.json` and `records/`; no model is needed. What a run does not hold is
+named in the text in place of the figure.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.figures import Section, write_page
+from workbench.report import sections
+from workbench.report.material import Material, model_name, read_material
+
+# Anchor, title, and the function that writes the section as HTML. One that returns "" leaves its section out.
+SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
+    ("magnitudes", "Dimension magnitudes", sections.magnitudes),
+    ("frequency", "Activation frequency", sections.frequency),
+    ("dimensions", "Domain-critical dimensions", sections.dimensions),
+    ("detectors", "Detectors", sections.detectors),
+    ("steering", "Steering", sections.steering),
+    ("methods", "Methods", sections.methods),
+    ("manifest", "Manifest", sections.manifest),
+)
+
+__all__ = ["SECTIONS", "Material", "write_report"]
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder from the records there, and return its path.
+
+    Parts that the folder does not hold are named in the text. Raises ValueError where it holds no record at all.
+    """
+    material = read_material(run_folder)
+    written = [Section(name, title, build(material)) for name, title, build in SECTIONS]
+    title = f"Domain-critical dimensions of {model_name(material)}"
+    present = [section for section in written if section.body]
+    return write_page(run_folder / "report.html", title=title, lead=sections.lead(material), sections=present)
