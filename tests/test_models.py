@@ -184,6 +184,24 @@ def test_unusable_folders_say_what_is_missing(tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
+def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole, content = weights.read_bytes(), json.loads(config.read_text())
+    for change, problem in (
+        ({"intermediate_size": 2 * content["intermediate_size"]}, "have another shape for"),
+        ({"num_hidden_layers": content["num_hidden_layers"] + 1}, "lack"),
+    ):
+        config.write_text(json.dumps(content | change | {"layer_types": None}))
+        with pytest.raises(ModelError, match=problem):
+            load_model(str(tmp_path))
+    config.write_text(json.dumps(content))
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(str(tmp_path))
+
+
 def test_encoder_and_unsupported_architectures_are_refused(tmp_path: Path) -> None:
     small = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertForMaskedLM(small).save_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -46,17 +47,19 @@ def load_model(
         config = AutoConfig.from_pretrained(where, **options)
         _check_architecture(name, config)
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=DTYPES[dtype], attn_implementation="eager", use_safetensors=True, **options
+        options |= {"dtype": DTYPES[dtype], "attn_implementation": "eager", "use_safetensors": True}
+        model, report = AutoModelForCausalLM.from_pretrained(
+            where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except ModelError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if "local_files_only" in options and not allow_download:
             message = f"model {name!r} is not in the local cache; allow the download (--download) to fetch it"
             raise ModelError(message) from error
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"cannot load model {name!r}: {reason}") from error
+    _check_weights(name, report)
     try:
         model = model.to(device).eval()  # pyright: ignore[reportArgumentType]
     except (RuntimeError, AssertionError) as error:
@@ -117,6 +120,17 @@ def _check_architecture(name: str, config: Any) -> None:
         raise ModelError(f"{name} is a {shown}, not a causal language model; name a decoder-only model")
     if architectures and not any(item in SUPPORTED_ARCHITECTURES for item in architectures):
         raise ModelError(f"{name} is a {architectures[0]}, which TransformerLens 4.3 does not support")
+
+
+def _check_weights(name: str, report: dict[str, Any]) -> None:
+    """Raise where a parameter is missing from the weights or has another shape: it would be left random."""
+    mismatched = [str(key if isinstance(key, str) else key[0]) for key in report["mismatched_keys"]]
+    for problem, keys in (("lack", list(report["missing_keys"])), ("have another shape for", mismatched)):
+        if keys:
+            raise ModelError(
+                f"the weights of {name!r} {problem} {len(keys)} parameters that its config.json names "
+                f"({min(keys)}); config and weights do not belong together"
+            )
 
 
 def _plain_pass(model: Any, ids: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
