@@ -28,6 +28,8 @@ Selection = Literal["magnitude", "discrimination", "both"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 MaskMode = Literal["zero", "mean", "resample"]
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
+Verdict = Literal["better", "worse", "no difference shown", "not measured"]
+BudgetKind = Literal["kl", "edit", "coordinates", "none"]
 
 
 class RecordError(ValueError):
@@ -307,6 +309,75 @@ class Comparison:
     high: float
     n: int
     against: str = "unsteered"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One arm on one metric of one task at one budget, as a paired difference to `against`, beside what it cost.
+
+    `role` tells a method from a control. `level` is the budget in the unit of its kind: `kl` nats per token of neutral
+    text, `edit` norm of the edit as a share of the median residual norm, `coordinates` their number; 0 where there is
+    none. `setting` is what was searched on *tune* ("layer 3", "k 16"). `in_norms` and `in_sds` are the strength in
+    median residual norms and in natural standard deviations of the edited coordinates. `effect`, `low`, `high` are in
+    `unit`, with a 95 % interval over `n` pairs; `n_missing` pairs could not be judged. `p` is of the sign-flip test,
+    `q` adjusted over all contrasts to the same `against`. `least` is the smallest difference that could have been
+    shown. What was not measured is NaN, and `note` says why.
+    """
+
+    task: str
+    domain: str
+    arm: str
+    role: Literal["method", "control"]
+    metric: str
+    unit: str
+    higher_is_better: bool
+    is_primary: bool
+    budget: BudgetKind
+    level: float
+    against: str
+    setting: str
+    strength: float
+    in_norms: float
+    in_sds: float
+    kl: float
+    effect: float
+    low: float
+    high: float
+    p: float
+    q: float
+    n: int
+    n_missing: int
+    verdict: Verdict
+    least: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StrengthCurve:
+    """Effect and damage of one arm along its strengths on *tune*, and the usable band between `low` and `high`.
+
+    `effect[i]` is a difference to the unsteered model in `unit`, `kl[i]` nats per token of neutral text. The band holds
+    the strengths that show a wanted effect below `limit` of KL; both ends are NaN where there is none, and `note` says
+    why. `n_evaluations` counts passes over the tuning items or the neutral text.
+    """
+
+    task: str
+    domain: str
+    arm: str
+    setting: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    strengths: tuple[float, ...]
+    effect: tuple[float, ...]
+    effect_low: tuple[float, ...]
+    effect_high: tuple[float, ...]
+    kl: tuple[float, ...]
+    limit: float
+    low: float
+    high: float
+    n_evaluations: int
     note: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Paired statistics: intervals for the mean of differences that belong together.
+"""Paired statistics: intervals and tests for the mean of differences that belong together, and Pareto fronts.
 
 Sign convention everywhere: a difference is steered minus unsteered, or first arm minus second, of the same passage or
 prompt. Whether positive is good depends on the metric. The unit that is resampled is the passage, never the token.
@@ -8,10 +8,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy import stats
 
+from workbench.records import Verdict
+
 N_RESAMPLES = 4000
+N_FLIPS = 20000
+N_EXACT = 12  # pairs up to which every flip is counted
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,8 @@ def paired_interval(
     normal tail where Student's belongs. The quantiles are therefore moved outwards as Hesterberg (2015, section 4.3)
     proposes; for large n they are the plain ones. Raises for fewer than two pairs and for values that are not finite.
     """
+    _check_pairs(differences)
     n = len(differences)
-    if n < 2:
-        raise ValueError(f"{n} paired difference(s) give no interval; measure at least 2 passages or prompts")
-    if not np.isfinite(differences).all():
-        raise ValueError("paired differences hold NaN or infinite values; look at the losses of the passages")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     rows = np.random.default_rng(seed).integers(0, n, size=(n_resamples, n))
@@ -55,3 +57,85 @@ def paired_interval(
     tail = float(stats.norm.cdf(-expanded))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(differences.mean()), float(low), float(high), n)
+
+
+def sign_flip_p(differences: Float64[np.ndarray, "pair"], *, seed: int, n_flips: int = N_FLIPS) -> float:
+    """Two-sided p-value of the paired sign-flip test: how often flipped signs give a mean at least as far from zero.
+
+    Up to 12 pairs all 2^n flips are counted; beyond that `n_flips` are drawn, and the smallest p is 1 / (n_flips + 1).
+    Flipping whole pairs is exact where a pair is as likely to differ one way as the other. Raises as `paired_interval`.
+    """
+    _check_pairs(differences)
+    n = len(differences)
+    if n <= N_EXACT:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        drawn = 0
+    else:
+        signs = np.random.default_rng(seed).integers(0, 2, size=(n_flips, n), dtype=np.int8) * 2 - 1
+        drawn = 1
+    observed = abs(differences.sum())
+    slack = 1e-9 * np.abs(differences).sum()
+    n_as_far = int((np.abs(signs @ differences) >= observed - slack).sum())
+    return (n_as_far + drawn) / (len(signs) + drawn)
+
+
+def benjamini_hochberg(p: Float64[np.ndarray, "test"]) -> Float64[np.ndarray, "test"]:
+    """Adjusted p-values of a family: keeping those of at most 0.05 keeps the expected share of false ones below 5 %.
+
+    NaN stands for a comparison that was not measured; it stays NaN and does not count in the family.
+    """
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    if (p[known] < 0).any() or (p[known] > 1).any():
+        raise ValueError("p-values lie between 0 and 1; pass those of sign_flip_p, say")
+    order = known[np.argsort(-p[known], kind="stable")]
+    ranks = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(p[order] * len(order) / ranks))
+    return adjusted
+
+
+def verdict(interval: Interval, q: float, *, higher_is_better: bool) -> Verdict:
+    """Better, worse, or no difference shown: the interval must leave zero out, and `q` be at most 0.05."""
+    if math.isnan(interval.mean):
+        return "not measured"
+    if interval.covers_zero or not q <= ALPHA:
+        return "no difference shown"
+    return "better" if (interval.mean > 0) == higher_is_better else "worse"
+
+
+def pareto_front(
+    damage: Float64[np.ndarray, "point"], effect: Float64[np.ndarray, "point"]
+) -> Bool[np.ndarray, "point"]:
+    """True where no other point has at most this damage and at least this effect, one of them strictly.
+
+    Equal points are all on the front or all off it; points with a NaN are off it.
+    """
+    known = ~(np.isnan(damage) | np.isnan(effect))
+    no_worse = (damage[:, None] <= damage) & (effect[:, None] >= effect)
+    strictly = (damage[:, None] < damage) | (effect[:, None] > effect)
+    return known & ~(no_worse & strictly & known[:, None]).any(axis=0)
+
+
+def hypervolume(
+    damage: Float64[np.ndarray, "point"], effect: Float64[np.ndarray, "point"], *, worst: tuple[float, float]
+) -> float:
+    """Area of what the points dominate, up to the reference point `worst` = (most damage, least effect).
+
+    In units of damage times effect. Points that are not better than `worst` in both add nothing.
+    """
+    most, least = worst
+    on_front = pareto_front(damage, effect) & (damage < most) & (effect > least)
+    area, height = 0.0, least
+    for point in sorted(set(zip(damage[on_front].tolist(), effect[on_front].tolist(), strict=True))):
+        area += (most - point[0]) * (point[1] - height)
+        height = point[1]
+    return area
+
+
+def _check_pairs(differences: Float64[np.ndarray, "pair"]) -> None:
+    if len(differences) < 2:
+        raise ValueError(
+            f"{len(differences)} paired difference(s) give no interval; measure at least 2 passages or prompts"
+        )
+    if not np.isfinite(differences).all():
+        raise ValueError("paired differences hold NaN or infinite values; look at the losses of the passages")
