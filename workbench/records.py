@@ -28,7 +28,7 @@ Selection = Literal["magnitude", "discrimination", "both"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 MaskMode = Literal["zero", "mean", "resample"]
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
-Verdict = Literal["better", "worse", "no difference shown", "not measured"]
+Outcome = Literal["better", "worse", "no difference shown", "not measured"]
 BudgetKind = Literal["kl", "edit", "coordinates", "none"]
 
 
@@ -118,7 +118,7 @@ class Activations:
 
     `values[s]` are the activations at `sites[s]` in the model's dtype. `prompt_index` counts in the list of prompts
     that the stream was given; `positions` are absolute, so position 0 is BOS or, where a family has none, the first
-    token.
+    token. `is_delimiter` marks tokens that end a sentence, a clause or a line; None where nobody said.
     """
 
     domain: str
@@ -127,6 +127,7 @@ class Activations:
     token_ids: Int[Tensor, "token"]
     prompt_index: Int[Tensor, "token"]
     positions: Int[Tensor, "token"]
+    is_delimiter: Bool[Tensor, "token"] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,10 @@ class DimensionStatistics:
 class PooledRows:
     """One row per prompt, pooling, layer and dimension: what readings, bootstrap and permutations resample.
 
-    `values` may be memory-mapped. Poolings are over the tokens after the first: `mean_abs`, `mean`, `max_abs`, `last`;
-    `first` is the activation of the first position itself.
+    `values` may be memory-mapped. Poolings are over the tokens after the first: `mean_abs`, `mean`, `max_abs`, `last`,
+    `scaled` (`mean_abs` with every token divided by the RMS of its vector), and `delimiter` and `rest` (`mean_abs` of
+    the tokens that end a sentence, clause or line, and of the others; NaN where there are none). `first` is the
+    activation of the first position itself, `all` the mean magnitude with the first position included.
     """
 
     prompts: tuple[str, ...]
@@ -348,7 +351,7 @@ class Contrast:
     q: float
     n: int
     n_missing: int
-    verdict: Verdict
+    verdict: Outcome
     least: float
     note: str = ""
 
@@ -435,6 +438,129 @@ class ChoiceMasking:
     items: tuple[ChoiceItem, ...]
     baseline: Float64[np.ndarray, "item choice"]
     masked: Float64[np.ndarray, "dimension item choice"]
+
+
+VerdictName = Literal["sink", "detector", "both", "neither"]
+VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one dimension is an attention sink, a detector of a domain, both or neither, with the evidence.
+
+    `domain` is the one it was selected for, or the one it tells apart best. `massive` names the criteria that call it
+    massive. Shares are of the magnitude over the three position classes, each counted once; `constancy` is 1 minus the
+    coefficient of variation, over passages, of the magnitude at its largest position class (fractions). `auroc` tells
+    passages of the domain from others on *test*, at `layer` (-1: mean over layers) by `reading`; `low` and `high` bound
+    it (95 % bootstrap of passages). Costs are the rise of loss in the domain under masking to zero and to the mean of
+    the position class, nats per token; NaN where it was not measured.
+    """
+
+    domain: str
+    dimension: int
+    verdict: VerdictName
+    is_dcd: bool
+    massive: tuple[str, ...]
+    share_first: float
+    share_delimiter: float
+    constancy: float
+    layer: int
+    reading: Literal["magnitude", "high", "low"]
+    auroc: float
+    low: float
+    high: float
+    n_passages: int
+    cost_zero: float
+    cost_mean: float
+    label: str
+    note: str
+
+
+@dataclass(frozen=True)
+class SelectionStability:
+    """How sure the selection of one dimension for a domain is.
+
+    `frequency` is the share of bootstrap resamples of passages in which it is among the top k, `rank_low` and
+    `rank_high` bound its rank there (95 %; d_model + 1 where it was not selectable). `p_value` is that of its magnitude
+    in the domain against the others under permuted domain labels, adjusted over all domains and dimensions.
+    """
+
+    domain: str
+    dimension: int
+    rank: int
+    selection: Selection
+    frequency: float
+    rank_low: int
+    rank_high: int
+    p_value: float
+    n_resamples: int
+
+
+@dataclass(frozen=True)
+class ConditionStability:
+    """How far the top k of one domain stays the same under another condition, such as "split halves" or "bfloat16".
+
+    `jaccard` is the mean shared share of the sets and `spearman` that of the rank correlation of magnitudes over `n`
+    repetitions; `low` and `high` hold the central 95 % of the shared share (NaN where n is 1).
+    """
+
+    condition: str
+    domain: str
+    k: int
+    jaccard: float
+    low: float
+    high: float
+    spearman: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ReadingAgreement:
+    """Shared share (Jaccard) of the top k of one domain under two readings of the rule; NaN where both are empty."""
+
+    domain: str
+    first: str
+    second: str
+    k: int
+    jaccard: float
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label chosen on *identify* and tested twice on *test*, both as AUROC of the activation (0.5 by luck).
+
+    `within`: tokens of the class against other tokens of the domain. `across`: tokens of the class inside the domain
+    against tokens of the class outside it. Intervals are 95 % bootstraps of passages, p-values are one-sided from
+    permuted passages; NaN where a side has too few tokens. `quality` is the score on *identify*.
+    """
+
+    domain: str
+    dimension: int
+    layer: int
+    end: End
+    label: str
+    is_dcd: bool
+    quality: float
+    within: float
+    within_low: float
+    within_high: float
+    within_p: float
+    across: float
+    across_low: float
+    across_high: float
+    across_p: float
+    n_inside: int
+    n_outside: int
+
+
+@dataclass(frozen=True)
+class BasisScore:
+    """One measure of one domain in one basis of the residual stream: "coordinate", or "rotation 0", "rotation 1" ..."""
+
+    basis: str
+    domain: str
+    measure: str
+    value: float
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
-from workbench.records import Verdict
+from workbench.records import Outcome
 
 N_RESAMPLES = 4000
 N_FLIPS = 20000
@@ -94,7 +94,7 @@ def benjamini_hochberg(p: Float64[np.ndarray, "test"]) -> Float64[np.ndarray, "t
     return adjusted
 
 
-def verdict(interval: Interval, q: float, *, higher_is_better: bool) -> Verdict:
+def verdict(interval: Interval, q: float, *, higher_is_better: bool) -> Outcome:
     """Better, worse, or no difference shown: the interval must leave zero out, and `q` be at most 0.05."""
     if math.isnan(interval.mean):
         return "not measured"

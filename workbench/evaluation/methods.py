@@ -1,0 +1,350 @@
+"""Every arm of a comparison, methods and controls: what it needs, what it searches, and how it is fitted.
+
+Each arm gets the same number of settings to choose from on *tune*: methods of one layer search layers; methods that
+choose heads or units over all layers search how many, in as many steps. Directions point from what is not wanted to
+what is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.activations import collect
+from workbench.dimensions import find_dcds
+from workbench.evaluation.tasks.base import FittingData, same_length
+from workbench.models import HookedModel
+from workbench.records import Pair, PooledRows, Prompt, Selection
+from workbench.steering import (
+    ITI,
+    SADI,
+    ActAdd,
+    ActivationScaling,
+    AUSteer,
+    ContrastiveAddition,
+    CriticalDimensionSteering,
+    DialItem,
+    DirectionalAblation,
+    DynScalar,
+    Objective,
+    Scope,
+    Steering,
+    SteerVec,
+    StyleHeads,
+    head_scores,
+    persona_activations,
+    probe_heads,
+)
+
+Needs = Literal["texts", "pairs", "dial items", "dial items of one length", "exchanges", "words"]
+Search = Literal["layer", "count", "none"]
+Item = TypeVar("Item")
+WANTED, OTHER = "wanted", "other"
+MIN_TEXTS = 4
+MIN_PAIRS = 8
+DIAL_OBJECTIVE = Objective(steps=60)
+N_DIAL_ITEMS = 32
+
+
+@dataclass(frozen=True)
+class ArmKind:
+    """An arm by name: `needs` names the fitting data it reads, `search` what is tried on *tune*.
+
+    `takes_count`: the number of coordinates or units can be set, so that it can be run at a budget of coordinates.
+    `is_drawn`: it depends on a random draw, several of which are averaged.
+    """
+
+    name: str
+    role: Literal["method", "control"]
+    needs: Needs
+    search: Search
+    takes_count: bool = False
+    is_drawn: bool = False
+
+
+METHOD_KINDS: tuple[ArmKind, ...] = (
+    ArmKind("cds", "method", "texts", "layer", takes_count=True),
+    ArmKind("cds-discrimination", "method", "texts", "layer", takes_count=True),
+    ArmKind("whole-dimension", "method", "texts", "layer"),
+    ArmKind("austeer", "method", "pairs", "layer", takes_count=True),
+    ArmKind("actadd", "method", "pairs", "layer"),
+    ArmKind("ablation", "method", "texts", "layer"),
+    ArmKind("iti", "method", "pairs", "count"),
+    ArmKind("sadi", "method", "pairs", "count"),
+    ArmKind("style-heads", "method", "exchanges", "layer"),
+    ArmKind("activation-scaling", "method", "dial items of one length", "layer"),
+    ArmKind("steer-vec", "method", "dial items of one length", "layer"),
+    ArmKind("dyn-scalar", "method", "dial items", "layer"),
+)
+CONTROL_KINDS: tuple[ArmKind, ...] = (
+    ArmKind("unsteered", "control", "texts", "none"),
+    ArmKind("prompt-only", "control", "words", "none"),
+    ArmKind("random-k", "control", "texts", "layer", takes_count=True, is_drawn=True),
+    ArmKind("complement", "control", "texts", "layer"),
+    ArmKind("top-k", "control", "texts", "layer", takes_count=True),
+    ArmKind("noise", "control", "texts", "layer", is_drawn=True),
+    ArmKind("shuffled", "control", "texts", "layer", is_drawn=True),
+)
+ARM_KINDS: dict[str, ArmKind] = {kind.name: kind for kind in (*METHOD_KINDS, *CONTROL_KINDS)}
+UNSTEERED, PROMPT_ONLY = "unsteered", "prompt-only"
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One setting of an arm, fitted: what is tried on *tune*; `scope` is where it acts."""
+
+    setting: str
+    steering: Steering
+    scope: Scope
+
+
+def unmet(kind: ArmKind, data: FittingData, *, has_words: bool, lengths: Sequence[int]) -> str:
+    """Why an arm cannot be fitted on this data, in words; "" if it can.
+
+    `has_words`: the task can put its wish into the prompt. `lengths` are the token counts of the items to be scored:
+    methods tied to positions fit only where all are equal.
+    """
+    match kind.needs:
+        case "words":
+            return "" if has_words else "the task has no words for its wish"
+        case "texts":
+            least = min(len(data.positive), len(data.negative))
+            return "" if least >= MIN_TEXTS else f"the task has {least} contrasting texts to fit on"
+        case "pairs":
+            n_pairs = len(data.pairs)
+            return "" if n_pairs >= MIN_PAIRS else f"the task has {n_pairs or 'no'} contrast pairs to fit on"
+        case "exchanges":
+            least = min(len(data.positive_exchanges), len(data.negative_exchanges))
+            return "" if least >= MIN_TEXTS else "the task has no exchanges of prompt and response of both kinds"
+    if len(data.dial_items) < MIN_TEXTS:
+        return "the task has no prompts with two answers of one token each"
+    if kind.needs == "dial items of one length" and len(set(lengths)) > 1:
+        return f"it is tied to positions, and the items have {min(lengths)} to {max(lengths)} tokens"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all arms of a task are fitted on: the model, the data, the layers searched, the number of units, a seed."""
+
+    model: HookedModel
+    data: FittingData
+    layers: tuple[int, ...]
+    k: int
+    seed: int
+    pooling: Literal["mean", "last"]
+    scope: Scope
+    n_fit: int
+
+    @cached_property
+    def rows(self) -> PooledRows:
+        """Pooled rows of the texts, the wanted ones as one domain and the others as another."""
+        sides = ((WANTED, self._some(self.data.positive)), (OTHER, self._some(self.data.negative)))
+        prompts = [
+            Prompt(text, domain, f"{domain}/{index}", "identify")
+            for domain, texts in sides
+            for index, text in enumerate(texts)
+        ]
+        return collect(self.model, prompts, n_top=1, poolings=("mean", "last", "mean_abs"), truncate=True)[1]
+
+    @cached_property
+    def is_wanted(self) -> Bool[np.ndarray, "text"]:
+        return self.rows.where(domain=WANTED)
+
+    @cached_property
+    def directions(self) -> Float[Tensor, "layer d_model"]:
+        """Per layer: mean of the wanted texts minus mean of the others, in activation units."""
+        return self.difference(self.is_wanted)
+
+    def difference(self, chosen: Bool[np.ndarray, "text"]) -> Float[Tensor, "layer d_model"]:
+        """Difference in means of the chosen texts and the rest."""
+        values = self.rows.pooled(self.pooling).astype(np.float64)
+        return torch.from_numpy((values[chosen].mean(axis=0) - values[~chosen].mean(axis=0)).astype(np.float32))
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        return tuple(self._some(self.data.pairs))
+
+    @cached_property
+    def dial_items(self) -> tuple[DialItem, ...]:
+        return tuple(self._some(self.data.dial_items)[:N_DIAL_ITEMS])
+
+    def dimensions(self, k: int, selection: Selection = "magnitude") -> tuple[int, ...]:
+        """The domain-critical dimensions of the wanted texts; raises where the selection is empty."""
+        k = min(k, self.model.d_model)
+        found = find_dcds(self.rows, k=k, selection=selection)
+        chosen = tuple(dcd.dimension for dcd in found if dcd.domain == WANTED)
+        if not chosen:
+            raise ValueError("no dimension is active in 30 % more of the wanted texts than of the others")
+        return chosen
+
+    def draw(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, number, 7])
+
+    def _some(self, items: Sequence[Item]) -> list[Item]:
+        """At most `n_fit` items, drawn by the seed, in their own order."""
+        if len(items) <= self.n_fit:
+            return list(items)
+        kept = np.random.default_rng([self.seed, 11]).choice(len(items), size=self.n_fit, replace=False)
+        return [items[index] for index in sorted(kept)]
+
+
+def settings_of(kind: ArmKind, layers: Sequence[int], k: int, n_heads_in_all: int) -> tuple[str, ...]:
+    """The names of what an arm tries, known before anything is fitted; as many for every arm that searches."""
+    if kind.search == "none":
+        return ("-",)
+    if kind.search == "layer":
+        return tuple(f"layer {layer}" for layer in layers)
+    return tuple(f"k {count}" for count in counts_of(kind.name, len(layers), k, n_heads_in_all))
+
+
+def counts_of(name: str, n: int, k: int, n_heads_in_all: int) -> tuple[int, ...]:
+    """`n` different numbers of heads (iti) or coordinates (sadi): k and its halves and doubles, as far as they go."""
+    largest = n_heads_in_all if name == "iti" else 64 * k
+    middle = max(1, n_heads_in_all // 6) if name == "iti" else k
+    ladder = sorted({max(1, min(largest, round(middle * 2.0**step))) for step in range(-n, n + 1)})
+    start = max(0, min(ladder.index(min(middle, largest)) - (n - 1) // 2, len(ladder) - n))
+    return tuple(ladder[start : start + n])
+
+
+def fit_arm(name: str, ground: Ground, *, k: int, draw: int) -> list[Variant]:
+    """All settings of one arm, fitted; raises `ValueError` with the reason where the data do not allow it."""
+    kind = ARM_KINDS[name]
+    if kind.search == "count":
+        return _FITS_BY_COUNT[name](ground, k)
+    fitted = _FITS_BY_LAYER[name](ground, k, draw)
+    return [Variant(f"layer {layer}", fitted(layer), _scope(name, ground)) for layer in ground.layers]
+
+
+def _scope(name: str, ground: Ground) -> Scope:
+    """Everybody edits the same tokens, but ActAdd, whose vectors stand at absolute positions of the prompt."""
+    return ActAdd.published_scope if name == "actadd" else ground.scope
+
+
+AtLayer = Callable[[int], Steering]
+
+
+def _restricted(ground: Ground, dimensions: tuple[int, ...]) -> AtLayer:
+    return lambda layer: CriticalDimensionSteering(ground.directions[layer][None], (layer,), dimensions)
+
+
+def _cds(ground: Ground, k: int, draw: int) -> AtLayer:
+    return _restricted(ground, ground.dimensions(k))
+
+
+def _cds_discrimination(ground: Ground, k: int, draw: int) -> AtLayer:
+    return _restricted(ground, ground.dimensions(k, "discrimination"))
+
+
+def _whole(ground: Ground, k: int, draw: int) -> AtLayer:
+    return lambda layer: ContrastiveAddition(ground.directions[layer], layer)
+
+
+def _random(ground: Ground, k: int, draw: int) -> AtLayer:
+    chosen = ground.draw(draw).choice(ground.model.d_model, size=min(k, ground.model.d_model), replace=False)
+    return _restricted(ground, tuple(sorted(chosen.tolist())))
+
+
+def _complement(ground: Ground, k: int, draw: int) -> AtLayer:
+    left_out = set(ground.dimensions(k))
+    return _restricted(ground, tuple(d for d in range(ground.model.d_model) if d not in left_out))
+
+
+def _top(ground: Ground, k: int, draw: int) -> AtLayer:
+    def at(layer: int) -> Steering:
+        direction = ground.directions[layer]
+        chosen = tuple(direction.abs().topk(min(k, len(direction))).indices.tolist())
+        return CriticalDimensionSteering(direction[None], (layer,), chosen)
+
+    return at
+
+
+def _noise(ground: Ground, k: int, draw: int) -> AtLayer:
+    """A random direction with the norm of the fitted one, a new one at every layer."""
+
+    def at(layer: int) -> Steering:
+        direction = ground.directions[layer]
+        values = np.random.default_rng([ground.seed, draw, layer, 13]).normal(size=len(direction))
+        noise = torch.from_numpy((values / np.linalg.norm(values)).astype(np.float32))
+        return ContrastiveAddition(noise * direction.norm(), layer)
+
+    return at
+
+
+def _shuffled(ground: Ground, k: int, draw: int) -> AtLayer:
+    """The direction that the same texts give when wanted and other labels are dealt out at random."""
+    difference = ground.difference(ground.draw(draw).permutation(ground.is_wanted))
+    return lambda layer: ContrastiveAddition(difference[layer], layer)
+
+
+def _austeer(ground: Ground, k: int, draw: int) -> AtLayer:
+    return lambda layer: AUSteer.fit(ground.model, ground.pairs, k=min(k, ground.model.d_model), layers=[layer])
+
+
+def _actadd(ground: Ground, k: int, draw: int) -> AtLayer:
+    return lambda layer: ActAdd.fit(ground.model, ground.pairs, layer=layer)
+
+
+def _ablation(ground: Ground, k: int, draw: int) -> AtLayer:
+    """Takes out what the unwanted texts have more of; at strength 1 nothing of it is left."""
+    return lambda layer: DirectionalAblation(ground.directions[layer], ground.model.n_layers)
+
+
+def _style_heads(ground: Ground, k: int, draw: int) -> AtLayer:
+    model, data = ground.model, ground.data
+    some = slice(0, ground.n_fit)
+    activations = persona_activations(model, data.positive_exchanges[some], data.negative_exchanges[some])
+    scores = head_scores(model, activations, n_resamples=2)
+    n_heads = max(1, model.n_heads // 4)
+    return lambda layer: StyleHeads.fit(model, activations, layer=layer, heads=scores.top(layer, n_heads))
+
+
+def _activation_scaling(ground: Ground, k: int, draw: int) -> AtLayer:
+    items = same_length(ground.model, ground.dial_items)
+    return lambda layer: ActivationScaling.fit(ground.model, items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+
+
+def _steer_vec(ground: Ground, k: int, draw: int) -> AtLayer:
+    items = same_length(ground.model, ground.dial_items)
+    return lambda layer: SteerVec.fit(ground.model, items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+
+
+def _dyn_scalar(ground: Ground, k: int, draw: int) -> AtLayer:
+    return lambda layer: DynScalar.fit(ground.model, ground.dial_items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+
+
+def _iti(ground: Ground, k: int) -> list[Variant]:
+    counts = counts_of("iti", len(ground.layers), k, ground.model.n_layers * ground.model.n_heads)
+    probes = probe_heads(ground.model, ground.pairs, seed=ground.seed)
+    return [Variant(f"k {count}", ITI.from_probes(probes, count), ground.scope) for count in counts]
+
+
+def _sadi(ground: Ground, k: int) -> list[Variant]:
+    counts = counts_of("sadi", len(ground.layers), k, ground.model.n_layers * ground.model.n_heads)
+    fitted = [SADI.fit(ground.model, ground.pairs, kind="mlp_raw", k=count) for count in counts]
+    return [Variant(f"k {count}", one, ground.scope) for count, one in zip(counts, fitted, strict=True)]
+
+
+_FITS_BY_LAYER: dict[str, Callable[[Ground, int, int], AtLayer]] = {
+    "cds": _cds,
+    "cds-discrimination": _cds_discrimination,
+    "whole-dimension": _whole,
+    "austeer": _austeer,
+    "actadd": _actadd,
+    "ablation": _ablation,
+    "style-heads": _style_heads,
+    "activation-scaling": _activation_scaling,
+    "steer-vec": _steer_vec,
+    "dyn-scalar": _dyn_scalar,
+    "random-k": _random,
+    "complement": _complement,
+    "top-k": _top,
+    "noise": _noise,
+    "shuffled": _shuffled,
+}
+_FITS_BY_COUNT: dict[str, Callable[[Ground, int], list[Variant]]] = {"iti": _iti, "sadi": _sadi}
