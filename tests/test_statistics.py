@@ -167,8 +167,24 @@ def test_pooled_rows_agree_with_numpy() -> None:
         values = prompts[int(prompt)].double().numpy()
         rest = values[:, 1:]
         expected = [np.abs(rest).mean(1), rest.mean(1), np.abs(rest).max(1), values[:, -1], values[:, 0]]
-        np.testing.assert_allclose(row, np.stack(expected), rtol=1e-6, atol=1e-7)
+        rms = np.sqrt(np.square(rest).mean(axis=2, keepdims=True))
+        expected += [np.abs(values).mean(1), np.abs(rest / rms).mean(1)]
+        np.testing.assert_allclose(row[:7], np.stack(expected), rtol=1e-5, atol=1e-6)
+        assert np.isnan(row[7:]).all()  # nobody said which tokens are delimiters
     np.testing.assert_array_equal(pool(make_batch(prompts), ("last",))[1], pool(make_batch(prompts))[1][:, 3:4])
+
+
+def test_delimiters_and_the_rest_are_pooled_apart() -> None:
+    values = torch.arange(1.0, 6.0)[None, :, None].expand(N_LAYERS, 5, D_MODEL) * torch.tensor([-1.0] + [1.0] * 11)
+    is_delimiter = torch.tensor([True, False, True, False, False])  # position 0 belongs to neither
+    batch = dataclasses.replace(make_batch({0: values}), is_delimiter=is_delimiter)
+    row = dict(zip(POOLINGS, pool(batch)[1][0], strict=True))
+    np.testing.assert_allclose(row["delimiter"], 3.0)
+    np.testing.assert_allclose(row["rest"], 11 / 3, rtol=1e-6)
+    np.testing.assert_allclose(row["all"], 3.0)
+    none = dict(zip(POOLINGS, pool(dataclasses.replace(batch, is_delimiter=is_delimiter & False))[1][0], strict=True))
+    assert np.isnan(none["delimiter"]).all()
+    np.testing.assert_allclose(none["rest"], 3.5)
 
 
 def test_bfloat16_is_read_exactly() -> None:

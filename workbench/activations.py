@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.dimensions.criticality import is_delimiter
 from workbench.dimensions.statistics import POOLINGS, StatisticsFold, reduce_prompts
 from workbench.models import Call, HookedModel
 from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, Split, TokenColumns, Tokens
@@ -76,10 +77,18 @@ def stream(
         else:
             flat = values[:, tokens.mask]
             ids, rows, positions = tokens.ids[tokens.mask], rows[tokens.mask], tokens.positions[tokens.mask]
-        yield Activations(prompts[chosen[0]].domain, tuple(sites), flat, ids, rows, positions)
+        delimiters = _delimiters(model, ids)
+        yield Activations(prompts[chosen[0]].domain, tuple(sites), flat, ids, rows, positions, delimiters)
         done += len(chosen)
         if progress is not None:
             progress(done, len(prompts))
+
+
+def _delimiters(model: HookedModel, ids: Int[Tensor, "token"]) -> Bool[Tensor, "token"]:
+    """Which tokens end a sentence, a clause or a line."""
+    distinct, inverse = ids.unique(return_inverse=True)
+    chosen = [is_delimiter(text) for text in model.token_texts(distinct.tolist())]
+    return torch.tensor(chosen, device=ids.device)[inverse]
 
 
 def collect(

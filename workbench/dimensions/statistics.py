@@ -17,7 +17,7 @@ from torch import Tensor
 from workbench.records import ENDS, Activations, DimensionStatistics, TopTokens
 
 N_SIGMA = 3.0
-POOLINGS: tuple[str, ...] = ("mean_abs", "mean", "max_abs", "last", "first")
+POOLINGS: tuple[str, ...] = ("mean_abs", "mean", "max_abs", "last", "first", "all", "scaled", "delimiter", "rest")
 
 
 def active_dimensions(magnitude: Float[np.ndarray, "*rows d_model"]) -> Bool[np.ndarray, "*rows d_model"]:
@@ -36,6 +36,8 @@ class PromptReductions:
 
     `n_tokens`, the moments (`m2` = sum of squared deviations from `mean`) and the extremes are over the tokens after
     the first of each prompt; `first` is the activation at position 0, `last` at the last token. Activation units.
+    `scaled` is the mean magnitude with every token divided by the RMS of its vector; `delimiter` and `rest` are mean
+    magnitudes of one position class, NaN where a prompt has no such token or nobody said which they are.
     """
 
     prompt_index: Int[np.ndarray, "prompt"]
@@ -47,14 +49,23 @@ class PromptReductions:
     lowest: Float32[np.ndarray, "prompt layer d_model"]
     first: Float32[np.ndarray, "prompt layer d_model"]
     last: Float32[np.ndarray, "prompt layer d_model"]
+    scaled: Float32[np.ndarray, "prompt layer d_model"]
+    delimiter: Float32[np.ndarray, "prompt layer d_model"]
+    rest: Float32[np.ndarray, "prompt layer d_model"]
 
     @property
     def max_magnitude(self) -> Float32[np.ndarray, "prompt layer d_model"]:
         """Largest magnitude over the tokens after the first."""
         return np.maximum(self.highest, -self.lowest)
 
+    @property
+    def _all(self) -> Float64[np.ndarray, "prompt layer d_model"]:
+        """Mean magnitude over all tokens, the first included."""
+        n = self.n_tokens[:, None, None]
+        return (n * self.mean_magnitude + np.abs(self.first)) / (n + 1)
+
     def pool(self, poolings: Sequence[str]) -> Float32[np.ndarray, "prompt pooling layer d_model"]:
-        """One row per prompt and pooling (`mean_abs`, `mean`, `max_abs`, `last`, `first`), as in `PooledRows`."""
+        """One row per prompt and pooling of `POOLINGS`, as in `PooledRows`."""
         unknown = [pooling for pooling in poolings if pooling not in POOLINGS]
         if unknown or not poolings:
             raise ValueError(f"unknown poolings {unknown}; choose from {', '.join(POOLINGS)}")
@@ -64,6 +75,10 @@ class PromptReductions:
             "max_abs": self.max_magnitude,
             "last": self.last,
             "first": self.first,
+            "all": self._all,
+            "scaled": self.scaled,
+            "delimiter": self.delimiter,
+            "rest": self.rest,
         }
         return np.stack([source[pooling] for pooling in poolings], axis=1).astype(np.float32)
 
@@ -78,14 +93,15 @@ def reduce_prompts(activations: Activations) -> PromptReductions:
     values = activations.values
     if values.device.type == "mps":  # has no float64
         values = values.cpu()
-    parts = [
-        _reduce(values[:, start : start + length])
-        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
-    ]
-    mean, m2, mean_magnitude, highest, lowest, first, last = (
-        torch.stack(column).cpu().numpy() for column in zip(*parts, strict=True)
-    )
-    reductions = PromptReductions(prompt_index, lengths - 1, mean, m2, mean_magnitude, highest, lowest, first, last)
+    classes = activations.is_delimiter
+    if classes is not None:
+        classes = classes.to(values.device)
+    parts = []
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        here = slice(start, start + length)
+        parts.append(_reduce(values[:, here], None if classes is None else classes[here]))
+    columns = (torch.stack(column).cpu().numpy() for column in zip(*parts, strict=True))
+    reductions = PromptReductions(prompt_index, lengths - 1, *columns)
     _check_finite(reductions, activations)
     return reductions
 
@@ -123,15 +139,32 @@ def _prompt_bounds(
     return starts, lengths, prompts
 
 
-def _reduce(prompt: Float[Tensor, "layer token d_model"]) -> tuple[Float[Tensor, "layer d_model"], ...]:
-    """Mean, m2, mean magnitude (float64), highest, lowest, first, last (float32) of one prompt."""
+def _reduce(
+    prompt: Float[Tensor, "layer token d_model"], is_delimiter: Bool[Tensor, "token"] | None
+) -> tuple[Float[Tensor, "layer d_model"], ...]:
+    """Mean, m2, mean magnitude (float64), then the float32 fields of `PromptReductions`, of one prompt."""
     rest = prompt[:, 1:]
     centred = rest.to(torch.float64, copy=True)
     mean = centred.mean(dim=1)
     m2 = centred.sub_(mean[:, None]).square_().sum(dim=1)
+    magnitude = rest.float().abs()
     mean_magnitude = rest.abs().sum(dim=1, dtype=torch.float64) / rest.shape[1]
     exact = (rest.amax(dim=1), rest.amin(dim=1), prompt[:, 0], prompt[:, -1])
-    return mean, m2, mean_magnitude, *(value.float() for value in exact)
+    weighted = _weights(magnitude, None if is_delimiter is None else is_delimiter[1:]) @ magnitude
+    return mean, m2, mean_magnitude, *(value.float() for value in exact), *weighted.unbind(dim=1)
+
+
+def _weights(
+    magnitude: Float[Tensor, "layer token d_model"], is_delimiter: Bool[Tensor, "token"] | None
+) -> Float[Tensor, "layer pooling token"]:
+    """What every token counts in `scaled`, `delimiter` and `rest`; NaN where a class has no tokens."""
+    norm = torch.linalg.vector_norm(magnitude, dim=2)
+    rms = (norm / magnitude.shape[2] ** 0.5).clamp(min=torch.finfo(torch.float32).tiny)
+    if is_delimiter is None:
+        nothing = torch.full_like(rms, torch.nan)
+        return torch.stack([1 / rms / rms.shape[1], nothing, nothing], dim=1)
+    shares = [(chosen / chosen.sum()).expand_as(rms) for chosen in (is_delimiter.float(), (~is_delimiter).float())]
+    return torch.stack([1 / rms / rms.shape[1], *shares], dim=1)
 
 
 def _check_finite(reductions: PromptReductions, activations: Activations) -> None:
