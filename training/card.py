@@ -49,7 +49,7 @@ on a tiny model: whether they hold on a large one has to be shown there.
 ## Limits
 
 * English only, {parameters:,} parameters, {vocabulary:,} tokens of vocabulary, digits as single tokens.
-* Rows of {row} tokens were the longest it ever saw; the configuration admits 1,024, where it becomes poor.
+* Its context is {row} tokens, the length of the rows it was trained on.
 * Facts are those of the tables in `training/facts/`; each is taught in a handful of sentence patterns.
 * Longer free text soon repeats itself or loses its thread.
 """

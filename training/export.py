@@ -14,11 +14,10 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from training.hashes import write_hashes
 from training.prepare import SPECIAL_TOKENS
-from training.train import BOS, EOS, new_model
+from training.train import BOS, EOS, ROW, new_model
 
 PAD = 2
 MOST_BYTES = 25_000_000
-CONTEXT_LENGTH = 1024
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -54,7 +53,7 @@ def tokenizer_of(data: Path) -> PreTrainedTokenizerFast:
         pad_token=pad,
         extra_special_tokens=markers,
         padding_side="left",
-        model_max_length=CONTEXT_LENGTH,
+        model_max_length=ROW,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -40,7 +40,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.1
     warm_up_tokens: int = 400_000
-    decay_share: float = 0.3
+    decay_share: float = 0.2
     clip: float = 1.0
     seed: int = 0
 
@@ -82,7 +82,7 @@ def new_model(seed: int) -> LlamaForCausalLM:
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=32,
-        max_position_embeddings=1024,
+        max_position_embeddings=ROW,
         rms_norm_eps=1e-6,
         tie_word_embeddings=True,
         bos_token_id=BOS,
