@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.activations import capture
 from workbench.models import HookedModel
-from workbench.records import Tokens
+from workbench.records import Site, Tokens
 from workbench.steering import METHODS, Scope, Steering, SteeringError, load_steering, save_steering
 
 Steer = Callable[..., Any]
@@ -94,10 +94,15 @@ def cached_equals_uncached(model: HookedModel, steering: Steering, steer: Steer)
     assert n_changed > 0, "no scope changed the generated text, so the law was not put to the test"
 
 
+def first_site(steering: Steering) -> Site:
+    """The site that a forward pass meets first, where the activation is still the unedited one."""
+    order = ("resid_pre", "z", "attn_raw", "attn_out", "mlp_raw", "mlp_out", "resid_post")
+    return min(steering.sites, key=lambda site: (site.layer, order.index(site.kind)))
+
+
 def change_is_strength_times_delta(model: HookedModel, steering: Steering, steer: Steer) -> None:
     tokens = right(model)
-    order = ("resid_pre", "z", "attn_out", "mlp_raw", "mlp_out", "resid_post")
-    first = min(steering.sites, key=lambda site: (site.layer, order.index(site.kind)))
+    first = first_site(steering)
     before = capture(model, tokens, [first])[0]
     with steer(model, steering, -0.7, "all_but_first"):
         # Hooks run in the order in which they were set: the capture inside the block sees the edited value.
@@ -107,6 +112,30 @@ def change_is_strength_times_delta(model: HookedModel, steering: Steering, steer
     assert expected[edited].abs().max() > 1e-3
     torch.testing.assert_close((after - before)[edited], expected[edited], atol=2e-5, rtol=1e-4)
     assert torch.equal(after[tokens.positions == 0], before[tokens.positions == 0])
+
+
+def strength_follows_position(model: HookedModel, steering: Steering, steer: Steer) -> None:
+    """A row of strengths belongs to absolute positions: under padding, under a cache, and as a function."""
+    tokens = model.tokenize(TEXTS, side="left")
+    row = torch.tensor([0.0, 1.5, -0.7, 0.0, 2.0])
+
+    def looked_up(positions: Tensor) -> Tensor:
+        inside = (positions >= 0) & (positions < len(row))
+        return torch.where(inside, row[positions.clamp(0, len(row) - 1)], 0.0)
+
+    first = first_site(steering)
+    before = capture(model, tokens, [first])[0]
+    with steer(model, steering, row, "all") as handle:
+        after = capture(model, tokens, [first])[0]
+        by_row = model.logits(tokens)
+    expected = looked_up(tokens.positions)[..., None] * steering.delta(before, first, tokens.positions)
+    torch.testing.assert_close((after - before)[tokens.mask], expected[tokens.mask], atol=5e-5, rtol=1e-4)
+    assert expected.abs().max() > 1e-3
+    assert handle.log.edited[first] == 2 * int((tokens.positions >= 0).logical_and(tokens.positions < len(row)).sum())
+    with steer(model, steering, looked_up, "all"):
+        assert torch.equal(model.logits(tokens), by_row)
+        cached = model.generate(tokens, max_new_tokens=4)
+        assert cached == model.generate(tokens, max_new_tokens=4, use_cache=False)
 
 
 def save_and_load_keep_delta(

@@ -12,7 +12,7 @@ from workbench.activations import capture
 from workbench.records import Site
 from workbench.steering import (
     CandidateScore,
-    DirectionAddition,
+    ContrastiveAddition,
     DirectionalAblation,
     SteeringError,
     candidate_directions,
@@ -91,7 +91,7 @@ def test_added_direction_moves_its_block_input_and_no_earlier_one() -> None:
     model, tokens = tiny_model("llama"), tiny_model("llama").tokenize(TEXTS[:1])
     sites = [Site("resid_pre", layer) for layer in range(3)]
     before = capture(model, tokens, sites)
-    with steer(model, DirectionAddition(DIRECTION, 1), -1.0, "all"):
+    with steer(model, ContrastiveAddition(DIRECTION, 1, "resid_pre"), -1.0, "all"):
         change = capture(model, tokens, sites) - before
     assert not change[0].any()
     torch.testing.assert_close(change[1, 0], -DIRECTION.expand(tokens.ids.shape[1], -1), atol=1e-5, rtol=1e-4)
@@ -119,7 +119,7 @@ def test_candidates_are_scored_by_what_they_do() -> None:
     with steer(model, DirectionalAblation(direction, 3), 1.0, "all"):
         assert chosen.refusal_ablated == pytest.approx(refusal_scores(model, harmful, REFUSAL).mean(), abs=1e-3)
         log_q = [model.logits(model.tokenize([text]))[0, -1].double().log_softmax(-1) for text in harmless]
-    with steer(model, DirectionAddition(direction, 1), 1.0, "all"):
+    with steer(model, ContrastiveAddition(direction, 1, "resid_pre"), 1.0, "all"):
         assert chosen.refusal_added == pytest.approx(refusal_scores(model, harmless, REFUSAL).mean(), abs=1e-3)
     kl = [torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum") for p, q in zip(log_p, log_q, strict=True)]
     assert chosen.kl == pytest.approx(float(torch.stack(kl).mean()), abs=1e-3)

@@ -83,7 +83,7 @@ def test_only_the_chosen_heads_move_and_only_from_the_last_prompt_token_on() -> 
         (lambda model: ITI(torch.ones(1, 4), ((0, 4),), 4), "out of range"),
         (lambda model: ITI(torch.ones(2, 4), ((0, 1), (0, 1)), 4), "one per distinct head"),
         (lambda model: ITI(torch.full((1, 4), torch.nan), ((0, 1),), 4), "NaN"),
-        (lambda model: steer(model, ITI(torch.ones(1, 4), ((0, 1),), 5)), "does not fit"),
+        (lambda model: steer(model, ITI(torch.ones(1, 4), ((0, 1),), 5)), "has 4; fit it again"),
     ],
 )
 def test_mistakes_are_named(mistake: Any, message: str) -> None:

@@ -1,5 +1,6 @@
 """Every method obeys every law on every family; every law fails on an implementation that breaks it."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,12 +23,12 @@ from workbench.steering import (
     Combination,
     ContrastiveAddition,
     CriticalDimensionSteering,
-    DirectionAddition,
     DirectionalAblation,
     DynScalar,
     HeadAblation,
     Scope,
     Steering,
+    SteeringError,
     SteerVec,
     StyleHeads,
     save_steering,
@@ -57,7 +58,7 @@ MAKERS: dict[str, Callable[[HookedModel], Steering]] = {
     ),
     "actadd": lambda model: ActAdd(noise(6, model.d_model), 1),
     "ablation": lambda model: DirectionalAblation(noise(model.d_model), model.n_layers),
-    "addition": lambda model: DirectionAddition(noise(model.d_model), 1),
+    "addition": lambda model: ContrastiveAddition(noise(model.d_model), 1, "resid_pre"),
     "iti": lambda model: ITI(noise(3, model.d_head), ((0, 1), (2, 3), (2, 0)), model.n_heads),
     "sadi": lambda model: SADI(some_units(model.d_model, UNITS, 1.0).abs(), "mlp_raw", (0, 1)),
     "caa attn": lambda model: ContrastiveAddition(noise(model.d_model), 1, "attn_out"),
@@ -81,6 +82,7 @@ STEERED_LAWS = (
     laws.padded_equals_single,
     laws.cached_equals_uncached,
     laws.change_is_strength_times_delta,
+    laws.strength_follows_position,
 )
 
 model_of = cache(tiny_model)
@@ -161,6 +163,12 @@ def normalises(x, delta, strength, call, scope):
     return moved * x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
 
 
+@wrongly
+def counts_columns_for_strengths(x, delta, strength, call, scope):
+    columns = torch.arange(x.shape[1]).clamp(max=len(strength) - 1)
+    return x + strength[columns][:, None] * delta
+
+
 class Leaks:
     """Never takes its hooks off."""
 
@@ -193,6 +201,7 @@ def accepts_anything(*_: Any) -> Iterator[None]:
         (laws.padded_equals_single, counts_columns),
         (laws.cached_equals_uncached, counts_columns),
         (laws.change_is_strength_times_delta, normalises),
+        (laws.strength_follows_position, counts_columns_for_strengths),
     ],
     ids=lambda value: getattr(value, "__name__", "wrong"),
 )
@@ -200,6 +209,68 @@ def test_law_fails_on_wrong_implementation(law: Callable[..., None], wrong: Any)
     model = tiny_model("llama")
     with pytest.raises(AssertionError):
         law(model, MAKERS["caa"](model), wrong)
+
+
+def test_negative_strength_takes_back_what_positive_adds() -> None:
+    model = model_of("llama")
+    steering = MAKERS["caa"](model)
+    tokens = laws.right(model)
+    before = model.logits(tokens)
+    with steer(model, steering, 1.3, "all"), steer(model, steering, -1.3, "all"):
+        torch.testing.assert_close(model.logits(tokens), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strength", "message"),
+    [
+        (math.nan, "finite"),
+        (torch.tensor([1.0, math.inf]), "one per position"),
+        (torch.ones(0), "one per position"),
+    ],
+)
+def test_strengths_that_cannot_be_are_refused(strength: float | torch.Tensor, message: str) -> None:
+    model = model_of("llama")
+    before = laws.snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        steer(model, MAKERS["caa"](model), strength)
+    laws.assert_restored(model, before)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda positions: torch.ones(3), "one strength per position"),
+        (lambda positions: positions / 0.0, "NaN or infinite"),
+    ],
+)
+def test_functions_of_strengths_are_checked_when_they_answer(function: Callable[..., Any], message: str) -> None:
+    model = model_of("llama")
+    before = laws.snapshot(model)
+    with pytest.raises(ValueError, match=message), steer(model, MAKERS["caa"](model), function, "all"):
+        model.logits(laws.right(model))
+    laws.assert_restored(model, before)
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        HeadAblation(((0, 1),), 8),
+        StyleHeads(torch.ones(1, 2), 0, (1,), 8),
+        ITI(torch.ones(1, 2), ((0, 1),), 8),
+        DirectionalAblation(torch.ones(16), 2),
+    ],
+    ids=lambda steering: type(steering).__name__,
+)
+def test_as_wide_but_of_another_shape_is_refused(misfit: Steering) -> None:
+    """Eight heads of two are as wide as four of four: the width alone does not show the misfit."""
+    with pytest.raises(SteeringError, match="but tiny-llama has"):
+        steer(model_of("llama"), misfit)
+
+
+def test_a_combination_is_saved_part_by_part(tmp_path: Path) -> None:
+    model = model_of("llama")
+    with pytest.raises(SteeringError, match="save its parts"):
+        save_steering(tmp_path / "both.safetensors", MAKERS["both"](model), model)
 
 
 def test_saving_in_half_precision_breaks_the_law(tmp_path: Path) -> None:

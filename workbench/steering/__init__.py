@@ -7,6 +7,7 @@ from workbench.steering._base import (
     Steering,
     SteeringError,
     SteeringHandle,
+    Strength,
     Where,
     steer,
 )
@@ -14,7 +15,6 @@ from workbench.steering._dials import DialItem, DialReport, Objective, evaluate_
 from workbench.steering._pairs import pairs_of
 from workbench.steering.ablation import (
     CandidateScore,
-    DirectionAddition,
     DirectionalAblation,
     candidate_directions,
     refusal_scores,
@@ -57,7 +57,6 @@ METHODS: tuple[type[Steering], ...] = (
     AUSteer,
     ActAdd,
     DirectionalAblation,
-    DirectionAddition,
     ITI,
     SADI,
     StyleHeads,
@@ -81,7 +80,6 @@ __all__ = [
     "CriticalDimensionSteering",
     "DialItem",
     "DialReport",
-    "DirectionAddition",
     "DirectionalAblation",
     "DynScalar",
     "Exchange",
@@ -98,6 +96,7 @@ __all__ = [
     "Steering",
     "SteeringError",
     "SteeringHandle",
+    "Strength",
     "StyleHeads",
     "UnitSelection",
     "Where",

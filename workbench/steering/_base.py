@@ -7,7 +7,7 @@ and the edit is linear in it.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +21,9 @@ from workbench.models import Call, HookedModel
 from workbench.records import Site
 
 Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
+
+# One number, one per absolute position (from 0; later positions are not edited), or a function of absolute positions.
+Strength = float | Float[Tensor, "position"] | Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos"]]
 
 
 class SteeringError(ValueError):
@@ -84,6 +87,9 @@ class Steering(ABC):
     ) -> Float[Tensor, "batch pos width"]:
         """What to add to the float32 activations `x` of one site; `positions` are absolute, -1 on padding."""
 
+    def check_model(self, model: HookedModel) -> None:  # noqa: B027 (most methods have nothing to add)
+        """Raise `SteeringError` where a method knows a misfit that the widths at its sites do not show."""
+
 
 @dataclass(frozen=True)
 class Combination(Steering):
@@ -103,6 +109,10 @@ class Combination(Steering):
             if site in part.sites:
                 total = total + weight * part.delta(x, site, positions)
         return total
+
+    def check_model(self, model: HookedModel) -> None:
+        for part, _ in self.parts:
+            part.check_model(model)
 
 
 class ProbeLog:
@@ -133,15 +143,15 @@ class ProbeLog:
 class SteeringHandle:
     """An applied steering: use it in a `with` block, or call `remove()`; `log` counts what was edited."""
 
-    def __init__(self, model: HookedModel, steering: Steering, strength: float, scope: Scope) -> None:
+    def __init__(self, model: HookedModel, steering: Steering, strength: Strength, scope: Scope) -> None:
         self.log = ProbeLog(steering.sites)
         self._stack = ExitStack()
 
         def edit(values: Tensor, site: Site, call: Call) -> Tensor:
-            mask = scope.mask(call)
+            mask, weight = _weights(strength, scope.mask(call), call.positions)
             self.log.note(site, mask)
             x = values.float()
-            edited = x + strength * steering.delta(x, site, call.positions)
+            edited = x + weight * steering.delta(x, site, call.positions)
             return torch.where(mask[..., None], edited, x)
 
         self._stack.enter_context(model.hooked(dict.fromkeys(steering.sites, edit), editing=True))
@@ -159,28 +169,59 @@ class SteeringHandle:
         self.remove()
 
 
+def _weights(
+    strength: Strength, mask: Bool[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
+) -> tuple[Bool[Tensor, "batch pos"], float | Float[Tensor, "batch pos 1"]]:
+    """Which tokens are edited, and the strength there: the mask loses positions beyond a tensor of strengths."""
+    if isinstance(strength, float):
+        return mask, strength
+    if isinstance(strength, Tensor):
+        last = len(strength) - 1
+        return mask & (positions <= last), strength.to(positions.device)[positions.clamp(0, last)][..., None]
+    values = strength(positions)
+    if values.shape != positions.shape:
+        raise SteeringError(
+            f"the function of strengths gave shape {tuple(values.shape)} for positions of shape "
+            f"{tuple(positions.shape)}; return one strength per position"
+        )
+    if not bool(torch.isfinite(values[mask]).all()):
+        raise SteeringError("the function of strengths gave NaN or infinite values; return finite numbers")
+    return mask, values.to(positions.device, torch.float32)[..., None]
+
+
 def steer(
     model: HookedModel,
     steering: Steering,
-    strength: float = 1.0,
+    strength: Strength = 1.0,
     scope: Scope | Where | tuple[int, ...] = "all_but_first",
 ) -> SteeringHandle:
     """Apply a steering to a model: add `strength * delta` to the activations of the tokens in scope.
 
     Use as `with steer(model, steering, 2.0): ...` or keep the handle and call `remove()`. Strength multiplies the
-    method's own delta (activation units for added directions); negative strengths reverse it. Raises `SteeringError`
-    before anything is hooked if the steering has no sites or does not fit the model.
+    method's own delta (activation units for added directions); negative strengths reverse it. It may differ by token:
+    a tensor holds one strength per absolute position, and positions beyond its end are not edited; a function gets the
+    absolute positions (-1 on padding) and returns as many strengths. Raises `SteeringError` before anything is hooked
+    if the steering has no sites or does not fit the model.
     """
-    if not math.isfinite(strength):
+    if isinstance(strength, int | float):
+        strength = float(strength)
+    if isinstance(strength, float) and not math.isfinite(strength):
         raise SteeringError(f"strength must be a finite number, not {strength}")
+    if isinstance(strength, Tensor):
+        if strength.dim() != 1 or len(strength) == 0 or not bool(torch.isfinite(strength).all()):
+            raise SteeringError(
+                f"strengths must be finite, one per position, in one row; given shape {tuple(strength.shape)}"
+            )
+        strength = strength.detach().float()
     check_fit(model, steering)
-    return SteeringHandle(model, steering, float(strength), scope if isinstance(scope, Scope) else Scope(scope))
+    return SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
 
 
 def check_fit(model: HookedModel, steering: Steering) -> None:
     """Raise unless every site of the steering exists in the model and its delta there has the right shape."""
     if not steering.sites:
         raise SteeringError(f"{type(steering).__name__} acts at no site, so it would change nothing; fit it again")
+    steering.check_model(model)
     for site in steering.sites:
         model.hook_name(site, editing=True)
         x = torch.zeros(1, 1, model.width(site), device=model.device)

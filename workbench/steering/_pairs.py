@@ -36,6 +36,14 @@ def check_count(k: int, n_available: int, noun: str) -> None:
         raise SteeringError(f"cannot choose {k} of {n_available} {noun}; pass k from 1 to {n_available}")
 
 
+def check_heads(method: str, n_heads: int, model: HookedModel) -> None:
+    """Raise unless a method made for `n_heads` heads per layer meets a model that has as many."""
+    if n_heads != model.n_heads:
+        raise SteeringError(
+            f"{method} was made for {n_heads} heads per layer, but {model.name} has {model.n_heads}; fit it again"
+        )
+
+
 def last_tokens(model: HookedModel, texts: Sequence[str], sites: Sequence[Site]) -> Float[Tensor, "site text width"]:
     """Activations at the last token of every text, in the model's dtype, in one pass; nothing else is kept."""
     tokens = model.tokenize(texts)

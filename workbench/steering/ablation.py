@@ -4,8 +4,8 @@
 
 Source: arXiv 2406.11717 and its released code: candidates are differences in means of block inputs (float64) at the
 last few tokens of the prompt, the part that the chat template adds after the instruction; `select_direction` follows
-its rule. Token scope "all". The direction itself can also be added, unnormalised, at the input of its own layer
-(`DirectionAddition`; the paper uses coefficients +1 and -1).
+its rule. Token scope "all". The direction itself can also be added, unnormalised, at the input of its own layer:
+`ContrastiveAddition(direction, layer, "resid_pre")` at strength +1 or -1.
 
 Block outputs need no edit of their own: at strength 1 the three sites leave nothing of u in them. At strength s each
 site keeps 1 - s of it, so block after block the part that came from earlier blocks shrinks by another 1 - s.
@@ -25,6 +25,7 @@ from workbench.models import Call, HookedModel
 from workbench.records import Site
 from workbench.steering._base import Scope, Steering, SteeringError, steer
 from workbench.steering._directions import BATCH, check_finite
+from workbench.steering.contrastive import ContrastiveAddition
 
 
 @final
@@ -51,6 +52,13 @@ class DirectionalAblation(Steering):
             Site(kind, layer) for layer in range(self.n_layers) for kind in ("resid_pre", "attn_out", "mlp_out")
         )
 
+    def check_model(self, model: HookedModel) -> None:
+        if self.n_layers != model.n_layers:
+            raise SteeringError(
+                f"DirectionalAblation covers {self.n_layers} layers, but {model.name} has {model.n_layers}; a "
+                "direction is gone only if every layer is covered"
+            )
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
@@ -69,29 +77,6 @@ class DirectionalAblation(Steering):
             raise SteeringError(f"position counts from the end of the prompt, so it must be negative, not {position}")
         candidates = candidate_directions(model, positive, negative, n_positions=-position, layers=[layer])
         return cls(candidates[0, 0].float(), model.n_layers)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class DirectionAddition(Steering):
-    """Add `direction`, with its norm, to the block input of one layer."""
-
-    direction: Float[Tensor, "d_model"]
-    layer: int
-
-    published_scope: ClassVar[Scope] = Scope("all")
-
-    def __post_init__(self) -> None:
-        check_finite("direction", self.direction)
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        return (Site("resid_pre", self.layer),)
-
-    def delta(
-        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch pos width"]:
-        return self.direction.to(x).expand_as(x)
 
 
 def candidate_directions(
@@ -177,7 +162,8 @@ def score_candidates(
     scores = []
     for layer, directions in enumerate(candidates.float()):
         for place, direction in enumerate(directions):
-            ablation, addition = DirectionalAblation(direction, model.n_layers), DirectionAddition(direction, layer)
+            ablation = DirectionalAblation(direction, model.n_layers)
+            addition = ContrastiveAddition(direction, layer, "resid_pre")
             ablated = _next_token(model, harmless, ablation)
             scores.append(
                 CandidateScore(

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.models import HookedModel
-from workbench.steering._base import Scope, Steering, SteeringError, Where, check_fit
+from workbench.steering._base import Combination, Scope, Steering, SteeringError, Where, check_fit
 
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 1
@@ -45,6 +45,8 @@ def save_steering(
 ) -> None:
     """Write a steering for one model to one file; complete or not at all."""
     scope = scope if isinstance(scope, Scope) else Scope(scope)
+    if isinstance(steering, Combination):
+        raise SteeringError("a combination is several steerings; save its parts, and combine them after loading")
     check_fit(model, steering)
     tensors, values = {}, {}
     assert dataclasses.is_dataclass(steering)

@@ -27,7 +27,7 @@ from workbench.models import HookedModel
 from workbench.records import Pair, Site
 from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._directions import check_finite
-from workbench.steering._pairs import check_count, pair_activations
+from workbench.steering._pairs import check_count, check_heads, pair_activations
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +118,9 @@ class ITI(Steering):
         for vector, (layer, head) in zip(self.vectors, self.heads, strict=True):
             shifts[layer][head] = vector
         return {layer: shift.flatten() for layer, shift in shifts.items()}
+
+    def check_model(self, model: HookedModel) -> None:
+        check_heads("ITI", self.n_heads, model)
 
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]

@@ -24,6 +24,7 @@ from workbench.models import Call, HookedModel
 from workbench.records import Site
 from workbench.steering._base import Steering, SteeringError
 from workbench.steering._directions import check_finite
+from workbench.steering._pairs import check_heads
 
 VectorSource = Literal["response", "prompt", "last_prompt"]
 BATCH = 16
@@ -230,6 +231,9 @@ class StyleHeads(Steering):
     def sites(self) -> tuple[Site, ...]:
         return (Site("z", self.layer),)
 
+    def check_model(self, model: HookedModel) -> None:
+        check_heads("StyleHeads", self.n_heads, model)
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
@@ -268,6 +272,9 @@ class HeadAblation(Steering):
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(Site("z", layer) for layer in sorted({layer for layer, _ in self.heads}))
+
+    def check_model(self, model: HookedModel) -> None:
+        check_heads("HeadAblation", self.n_heads, model)
 
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
