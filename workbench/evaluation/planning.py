@@ -1,0 +1,155 @@
+"""What a comparison will do and cost, known before it starts: who runs where, how many cells, tokens, time, memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.evaluation.cells import CellKey, check_distinct
+from workbench.evaluation.methods import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
+from workbench.evaluation.metrics import LOGITS_BYTES
+from workbench.evaluation.spec import ModelShape, SizeSpec, Spec, SpecError
+
+EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
+CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for a strength curve
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CURVE_LEVEL = 0.0
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a plan needs to know of one task: why arms cannot run, and the work of scoring one item.
+
+    `unmet[arm]` is the reason, "" where it runs. `n_positions` is the mean number of token positions run per item, all
+    answers included; `n_new` the tokens generated per item.
+    """
+
+    name: str
+    unmet: Mapping[str, str]
+    n_tune: int
+    n_test: int
+    n_positions: float
+    n_new: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a comparison and what they cost: positions run without generating, and tokens generated one by one.
+
+    `matrix[task][arm]` is "" where the arm runs and the reason where it does not.
+    """
+
+    matrix: Mapping[str, Mapping[str, str]]
+    layers: tuple[int, ...]
+    cells: tuple[CellKey, ...]
+    n_positions: float
+    n_generated: float
+
+    def seconds(self, seconds_per_position: float, seconds_per_generated: float) -> float:
+        """Time at a given speed."""
+        return self.n_positions * seconds_per_position + self.n_generated * seconds_per_generated
+
+
+def arms_of_spec(spec: Spec) -> tuple[ArmKind, ...]:
+    """The methods asked for, then every control; raises `SpecError` for an unknown method."""
+    known = [name for name, kind in ARM_KINDS.items() if kind.role == "method"]
+    for name in spec.methods:
+        if name not in known:
+            raise SpecError(f"unknown method {name!r}; choose one of {', '.join(known)} (controls are always run)")
+    return tuple(ARM_KINDS[name] for name in spec.methods) + CONTROL_KINDS
+
+
+def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:
+    """The layers named, or `n_layers` of them spread over the depth; raises where one does not exist."""
+    wrong = [layer for layer in sizes.layers if not 0 <= layer < n_layers]
+    if wrong:
+        raise SpecError(f"sizes.layers {wrong} are out of range; the model has layers 0 to {n_layers - 1}")
+    if sizes.layers:
+        return tuple(dict.fromkeys(sizes.layers))
+    if sizes.n_layers >= n_layers:
+        return tuple(range(n_layers))
+    spread = np.linspace(0, n_layers - 1, sizes.n_layers + 2)[1:-1]
+    return tuple(dict.fromkeys(round(float(layer)) for layer in spread))
+
+
+def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads: int) -> Plan:
+    """All cells of a specification in the order in which they are run; `n_heads` counts the heads of all layers.
+
+    Raises `SpecError` where two cells are the same.
+    """
+    layers = searched_layers(spec.sizes, n_layers)
+    arms = arms_of_spec(spec)
+    cells: list[CellKey] = []
+    positions = generated = 0.0
+    neutral = spec.sizes.n_neutral * (spec.sizes.n_neutral_tokens + 1)
+    for task in facts:
+        tune, test = min(spec.sizes.n_tune, task.n_tune), min(spec.sizes.n_test, task.n_test)
+        for arm in arms:
+            if task.unmet[arm.name]:
+                continue
+            own = [key for seed in spec.seeds for key in _cells_of_arm(spec, task.name, arm, layers, n_heads, seed)]
+            cells += own
+            passes = sum(EVALUATIONS_PER_SEARCH if key.stage == "search" else CURVE_PASSES / 2 for key in own)
+            items = sum(_items(key, tune, test) for key in own)
+            positions += passes * neutral + items * task.n_positions
+            generated += items * task.n_new
+    check_distinct(cells)
+    matrix = {task.name: {arm.name: task.unmet[arm.name] for arm in arms} for task in facts}
+    return Plan(matrix, layers, tuple(cells), positions, generated)
+
+
+def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int) -> list[CellKey]:
+    if arm.name in (UNSTEERED, PROMPT_ONLY):
+        return [CellKey(task, arm.name, 0, "test", "-", "none", 0.0, seed)]
+    settings = settings_of(arm, layers, spec.k, n_heads)
+    cells = []
+    for draw in range(draws_of(spec, arm)):
+        for kind, level in spec.budgets.levels():
+            if kind == "coordinates" and not arm.takes_count:
+                continue
+            cells += [CellKey(task, arm.name, draw, "search", s, kind, level, seed) for s in settings]
+            cells.append(CellKey(task, arm.name, draw, "test", "chosen", kind, level, seed))
+    if spec.sizes.curves and seed == spec.seeds[0]:
+        cells.append(CellKey(task, arm.name, 0, "curve", "chosen", "none", CURVE_LEVEL, seed))
+    return cells
+
+
+def draws_of(spec: Spec, arm: ArmKind) -> int:
+    """How many random draws of an arm are run."""
+    if not arm.is_drawn:
+        return 1
+    return spec.sizes.n_random if arm.name == "random-k" else spec.sizes.n_drawn
+
+
+def _items(key: CellKey, tune: int, test: int) -> float:
+    return {"search": float(tune), "test": float(test), "curve": CURVE_PASSES / 2 * tune}[key.stage]
+
+
+def memory_bytes(shape: ModelShape, dtype: str, n_positions: int, rows: int = 32) -> dict[str, int]:
+    """Bytes that a run holds at its peak: weights, KV cache of generation, logits, the work of one layer.
+
+    Eager attention is reckoned with: rows x heads x positions squared, twice.
+    """
+    if dtype not in BYTES:
+        raise SpecError(f"unknown dtype {dtype!r}; choose one of {', '.join(BYTES)}")
+    size = BYTES[dtype]
+    cache = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * rows * n_positions * size
+    attention = 2 * rows * shape.num_attention_heads * n_positions**2 * 4
+    width = rows * n_positions * (shape.intermediate_size * 3 + shape.hidden_size * 4) * size
+    return {
+        "weights": shape.n_parameters * size,
+        "KV cache": cache,
+        "logits": max(2 * LOGITS_BYTES, 2 * rows * shape.vocab_size * 4),
+        "one layer": attention + width,
+    }
+
+
+def seconds_from_shape(plan: Plan, shape: ModelShape, teraflops: float) -> float:
+    """Time if the device sustains so many teraflops: 2 operations per weight and position, generation at a tenth.
+
+    Weights of the input embedding do no arithmetic. An order of magnitude, not a promise.
+    """
+    if not teraflops > 0:
+        raise SpecError(f"model.teraflops is {teraflops}; give what the device sustains, a positive number")
+    work = shape.n_parameters - (0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size)
+    return 2 * work * (plan.n_positions + 10 * plan.n_generated) / (teraflops * 1e12)
