@@ -47,6 +47,7 @@ _HOME = {
     "profile_figure": "figures",
     "write_report": "report",
     "run_study": "study",
+    "explore": "explorer.widget",
 }
 
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
