@@ -255,7 +255,7 @@ def _not_run(own: Sequence[Comparison], arm: str) -> go.Scatter:
         y=[escape(arm)] * len(own),
         mode="text",
         text=["not run"] * len(own),
-        textposition="top left",
+        textposition="middle left",
         textfont={"size": 11, "color": NEUTRAL},
         showlegend=False,
         hovertext=[escape(f"{arm}: {reading(item)}") for item in own],

@@ -111,6 +111,9 @@ def panel_grid(
         free = len(names) % n_columns
         left, top = free * (width + horizontal), 1 - (n_rows - 1) * (tall + vertical)
         figure.update_layout(legend={"x": left + 0.02, "y": top - 0.04, "xanchor": "left", "yanchor": "top"})
+    width = (NOMINAL_WIDTH - MARGIN["l"] - MARGIN["r"]) / n_columns
+    shape = {"panels": len(names), "columns": n_columns, "width": round(width), "height": panel_height}
+    figure.update_layout(meta={"grid": shape})
     return figure, cells, inner + MARGIN["t"] + MARGIN["b"]
 
 
@@ -148,12 +151,14 @@ def place_labels(
     y: Float[np.ndarray, "label"],
     *,
     panel_width: float,
+    panel_height: float = math.inf,
     label_width: float = 34.0,
     label_height: float = 15.0,
 ) -> Int[np.ndarray, "label xy"]:
     """Offsets in pixels (right, down) for the labels of spikes that end at pixel (x, y), y upwards.
 
-    Labels do not overlap each other, stay within the panel's width and, where there is room, off the other spikes.
+    Labels do not overlap each other, stay within the panel's width and, where there is room, below its upper edge and
+    off the other spikes.
     """
     # A label in place blocks at most three of these heights, so that three per label always leave one free.
     heights = range(-16, -16 - 14 * 3 * len(x), -14)
@@ -168,8 +173,9 @@ def place_labels(
             is_inside = dx == 0 or label_width / 2 <= a <= panel_width - label_width / 2
             if is_inside and all(abs(a - c) >= label_width or abs(b - d) >= label_height for c, d in placed):
                 is_crossed = (np.abs(x[others] - a) < label_width / 2) & (y[others] > b - label_height)
-                free.append((bool(is_crossed.any()), dx, dy))
-        _, dx, dy = min(free, key=lambda spot: spot[0], default=(True, *offsets[0]))
+                excess = max(0.0, b + label_height / 2 - panel_height)
+                free.append(((excess, bool(is_crossed.any())), dx, dy))
+        _, dx, dy = min(free, key=lambda spot: spot[0], default=((0.0, True), *offsets[0]))
         placed.append((float(x[index] + dx), float(y[index] - dy)))
         chosen[index] = dx, dy
     return chosen

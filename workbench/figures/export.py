@@ -1,0 +1,187 @@
+"""Figures as files for a paper: PDF, SVG and PNG in a journal's size, HTML to explore, CSV with what is drawn."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.io import write_images
+
+from workbench.figures.journal import PRESETS, journal_figure, size_of
+from workbench.figures.page import figure_title, write_figure
+
+VECTOR_AND_RASTER = ("pdf", "svg", "png")
+DOTS_PER_INCH = 300
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready to be written: `name` is its file name, `call` the Python that makes it, `preset` its column."""
+
+    name: str
+    figure: go.Figure
+    caption: str
+    call: str
+    preset: str = "two-column"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            raise ValueError(f"figure name {self.name!r} is no file name; use small letters, digits and single hyphens")
+        if self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
+
+
+def export_obstacle() -> str | None:
+    """What has to be installed before PDF, SVG and PNG can be written, as one line; None where nothing is missing."""
+    missing = []
+    if find_spec("kaleido") is None:
+        missing.append("pip install 'dcd-workbench[export]'")
+        is_browser_there = True
+    else:
+        from choreographer.browsers.chromium import Chromium
+
+        found = Chromium.find_browser(skip_local=False)
+        is_browser_there = found is not None and Path(found).exists()
+    if not is_browser_there:
+        missing.append("install Chrome or Chromium (Debian, Ubuntu: apt install chromium)")
+    if not missing:
+        return None
+    return f"PDF, SVG and PNG were not written, HTML and CSV were; for these, {' and '.join(missing)}"
+
+
+def export_figures(
+    drawings: Sequence[Drawing], folder: Path, manifest: Mapping[str, Any], *, preset: str | None = None
+) -> tuple[list[Path], str | None]:
+    """Write every drawing as PDF, SVG, PNG (300 dots per inch), HTML and CSV, and a `manifest.json` beside them.
+
+    `manifest` says what the figures were drawn from; names, captions, calls and sizes are added to it. `preset`
+    overrides the drawings' own. Returns the paths, and what has to be installed where only HTML and CSV could be
+    written. Raises ValueError where two drawings have one name.
+    """
+    names = [drawing.name for drawing in drawings]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"several figures have the name {', '.join(twice)}; file names must differ")
+    folder.mkdir(parents=True, exist_ok=True)
+    obstacle = export_obstacle()
+    printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
+    formats = () if obstacle else VECTOR_AND_RASTER
+    paths = [path for drawing in drawings for path in _write_data(drawing, folder)]
+    if formats:
+        paths += _write_printed(names, printed, folder)
+    listed = [
+        {
+            "name": drawing.name,
+            "title": figure_title(drawing.figure),
+            "caption": drawing.caption,
+            "call": drawing.call,
+            "preset": preset or drawing.preset,
+            "width_mm": PRESETS[preset or drawing.preset].width_mm,
+            "height_mm": round(size_of(figure)[1] / 96 * 25.4, 1),
+            "files": [f"{drawing.name}.{kind}" for kind in (*formats, "html", "csv")],
+        }
+        for drawing, figure in zip(drawings, printed, strict=True)
+    ]
+    path = folder / "manifest.json"
+    text = json.dumps({**manifest, "figures": listed}, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return [*paths, path], obstacle
+
+
+def _write_data(drawing: Drawing, folder: Path) -> list[Path]:
+    table = folder / f"{drawing.name}.csv"
+    figure_frame(drawing.figure).to_csv(table, index=False)
+    return [write_figure(drawing.figure, folder / f"{drawing.name}.html", caption=drawing.caption), table]
+
+
+def _write_printed(names: Sequence[str], printed: Sequence[go.Figure], folder: Path) -> list[Path]:
+    """One start of the browser for all files, which is what takes the time."""
+    jobs = [(figure, folder / f"{name}.{kind}") for name, figure in zip(names, printed, strict=True)
+            for kind in VECTOR_AND_RASTER]  # fmt: skip
+    write_images(
+        [figure for figure, _ in jobs],
+        [path for _, path in jobs],
+        width=[size_of(figure)[0] for figure, _ in jobs],
+        height=[size_of(figure)[1] for figure, _ in jobs],
+        scale=[DOTS_PER_INCH / 96 if path.suffix == ".png" else 1 for _, path in jobs],
+    )
+    missing = [path.name for _, path in jobs if not path.is_file() or not path.stat().st_size]
+    if missing:
+        raise OSError(f"the browser did not write {', '.join(missing)}; try again, or check it with: workbench doctor")
+    return [path for _, path in jobs]
+
+
+def figure_frame(figure: go.Figure) -> pd.DataFrame:
+    """Everything a figure draws as a tidy table: one row per point or cell, columns named by the axes with units.
+
+    `panel` and `series` say where a point belongs; `low` and `high` bound it where the figure shows intervals.
+    """
+    layout = figure.to_plotly_json()["layout"]
+    heads = {
+        (note["xref"].removesuffix(" domain"), note["yref"].removesuffix(" domain")): _plain(note["text"])
+        for note in layout.get("annotations", ())
+        if str(note.get("xref", "")).endswith("domain") and str(note.get("yref", "")).endswith("domain")
+    }
+    titles = {letter: _axis_title(layout, letter) for letter in "xy"}
+    parts = []
+    for trace in figure.to_plotly_json()["data"]:
+        place = (trace.get("xaxis", "x"), trace.get("yaxis", "y"))
+        part = _map_frame(trace, titles) if trace["type"] == "heatmap" else _points_frame(trace, titles)
+        if len(part):
+            part.insert(0, "series", _plain(str(trace.get("name") or "")))
+            part.insert(0, "panel", heads.get(place, ""))
+            parts.append(part)
+    table = (
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["panel", "series", *titles.values()])
+    )
+    empty = [name for name in ("panel", "series") if (table[name] == "").all()]
+    return table.drop(columns=empty)
+
+
+def _plain(text: str) -> str:
+    shown = re.sub(r"<.*?>|\u200b", "", re.sub("<br>", " ", text))
+    return shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("&#x27;", "'")
+
+
+def _axis_title(layout: Mapping[str, Any], letter: str) -> str:
+    for name, axis in layout.items():
+        if re.fullmatch(rf"{letter}axis\d*", name) and (axis.get("title") or {}).get("text"):
+            return _plain(axis["title"]["text"])
+    return letter
+
+
+def _points_frame(trace: Mapping[str, Any], titles: Mapping[str, str]) -> pd.DataFrame:
+    y = np.asarray(trace.get("y", ()))
+    x = np.asarray(trace["x"]) if trace.get("x") is not None else trace.get("x0", 0) + np.arange(len(y))
+    if trace.get("mode") == "text" or trace.get("hoverinfo") == "skip" or not len(y):
+        return pd.DataFrame()
+    columns: dict[str, Any] = {titles["x"]: _named(x), titles["y"]: _named(y)}
+    for name, centre in (("error_x", x), ("error_y", y)):
+        bars = trace.get(name) or {}
+        if bars.get("array") is not None:
+            more = np.asarray(bars["array"], dtype=float)
+            less = more if bars.get("arrayminus") is None else np.asarray(bars["arrayminus"], dtype=float)
+            columns |= {"low": np.asarray(centre, dtype=float) - less, "high": np.asarray(centre, dtype=float) + more}
+    return pd.DataFrame(columns)
+
+
+def _map_frame(trace: Mapping[str, Any], titles: Mapping[str, str]) -> pd.DataFrame:
+    z = np.asarray(trace["z"])
+    n_rows, n_columns = z.shape
+    x = np.asarray(trace["x"]) if trace.get("x") is not None else np.arange(n_columns)
+    y = np.asarray(trace["y"]) if trace.get("y") is not None else np.arange(n_rows)
+    value = _plain(((trace.get("colorbar") or {}).get("title") or {}).get("text") or "value")
+    columns = {titles["y"]: np.repeat(_named(y), n_columns), titles["x"]: np.tile(_named(x), n_rows), value: z.ravel()}
+    return pd.DataFrame(columns)
+
+
+def _named(values: np.ndarray) -> np.ndarray:
+    """Names without markup; numbers as they are."""
+    is_text = values.dtype.kind in "OUS" and any(isinstance(item, str) for item in values.ravel())
+    return np.array([_plain(str(item)) for item in values.ravel()], dtype=object) if is_text else values
