@@ -132,16 +132,16 @@ def drop_by_rank(
         for number, domain in enumerate(masked_domains(result)):
             index = int(order[number][rank - 1])
             mask = (np.array(result.domains) == domain) & (np.array(result.splits) == report_on)
-            mean, low, high = _mean_interval(result.rise[index, mask])
+            mean, low, high = mean_interval(result.rise[index, mask])
             reported.append(mean)
             ranked = float(before[number, index])
             rows.append([domain, rank, result.dimensions[index], ranked, mean, low, high, int(mask.sum())])
         ranked = float(np.mean([row[3] for row in rows[-len(reported) :]]))
-        rows.append(["mean", rank, -1, ranked, *_mean_interval(np.array(reported)), len(reported)])
+        rows.append(["mean", rank, -1, ranked, *mean_interval(np.array(reported)), len(reported)])
     return pd.DataFrame(rows, columns=["domain", "rank", "dimension", rank_on, "drop", "low", "high", "n"])
 
 
-def _mean_interval(values: Float64[np.ndarray, "value"]) -> tuple[float, float, float]:
+def mean_interval(values: Float64[np.ndarray, "value"]) -> tuple[float, float, float]:
     """Mean with its 95 % Student interval; NaN bounds for fewer than two values."""
     if len(values) == 0:
         raise ValueError("there are no masked prompts to report on; mask prompts of identify and of test")

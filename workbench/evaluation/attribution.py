@@ -28,6 +28,7 @@ from torch import Tensor
 from workbench.dimensions.criticality import top_dimensions
 from workbench.evaluation.masking import Documents, mask_dimensions, prompt_documents, rows_limit, unmasked_scores
 from workbench.evaluation.metrics import token_losses
+from workbench.evaluation.replacements import Replacement
 from workbench.models import Call, HookedModel, HookFunction, ModelError
 from workbench.records import MaskingResult, MaskMode, Prompt, Site
 
@@ -44,7 +45,7 @@ def estimate_masking(
     mode: MaskMode = "zero",
     n_groups: int = N_GROUPS,
     n_points: int = N_POINTS,
-    reference: Sequence[Prompt] | None = None,
+    reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
     progress: Progress | None = None,
@@ -91,7 +92,7 @@ def screened_masking(
     *,
     m: int,
     everywhere: Sequence[int] = (),
-    reference: Sequence[Prompt] | None = None,
+    reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
     progress: Progress | None = None,

@@ -33,7 +33,7 @@ def mask_dimensions(
     dimensions: Dimensions = None,
     *,
     mode: MaskMode = "zero",
-    reference: Sequence[Prompt] | None = None,
+    reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
     progress: Progress | None = None,
@@ -73,7 +73,7 @@ def mask_choices(
     dimensions: Dimensions = None,
     *,
     mode: MaskMode = "zero",
-    reference: Sequence[Prompt] = (),
+    reference: Sequence[Prompt] | Replacement = (),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ChoiceMasking:
@@ -141,7 +141,7 @@ def prompt_documents(
     prompts: Sequence[Prompt],
     *,
     mode: MaskMode,
-    reference: Sequence[Prompt] | None,
+    reference: Sequence[Prompt] | Replacement | None,
     seed: int,
     truncate: bool,
 ) -> Documents:
@@ -160,7 +160,12 @@ def prompt_documents(
 
 
 def _choice_documents(
-    model: HookedModel, items: Sequence[ChoiceItem], *, mode: MaskMode, reference: Sequence[Prompt], seed: int
+    model: HookedModel,
+    items: Sequence[ChoiceItem],
+    *,
+    mode: MaskMode,
+    reference: Sequence[Prompt] | Replacement,
+    seed: int,
 ) -> Documents:
     """One row per item and choice, whose score is the summed loss of the tokens of the choice."""
     rows, lengths, prompts = [], [], []

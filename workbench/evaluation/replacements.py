@@ -54,13 +54,14 @@ def make_replacement(
     model: HookedModel,
     mode: MaskMode,
     prompts: Sequence[Prompt],
-    reference: Sequence[Prompt],
+    reference: "Sequence[Prompt] | Replacement",
     *,
     seed: int = 0,
     truncate: bool = False,
 ) -> Replacement:
     """What to mask `prompts` with: `mean` and `resample` take their values from the text of `reference`.
 
+    A replacement that was made before, in the same mode and for the same domains, is handed through.
     `mean`: the mean over all tokens of one position class, every domain of the reference counting once. `resample`: the
     entries of a random token of the same class from another domain, the same token at all layers. A class that the
     reference lacks is replaced as `rest`. Memory: layers x sources x d_model floats, at most 256 sources per domain and
@@ -70,6 +71,12 @@ def make_replacement(
     classes = range(len(POSITION_CLASSES))
     if mode not in MASK_MODES:
         raise ValueError(f"unknown mask mode {mode!r}; choose one of {', '.join(MASK_MODES)}")
+    if isinstance(reference, Replacement):
+        if reference.mode != mode or not {(domain, index) for domain in domains for index in classes} <= set(
+            reference.groups
+        ):
+            raise ValueError(f"the replacement was made for mode {reference.mode!r} or for other domains; make it anew")
+        return reference
     if mode == "zero":
         zero = torch.zeros(model.n_layers, 1, model.d_model, device=model.device, dtype=model.dtype)
         return Replacement(mode, zero, {(domain, index): (0,) for domain in domains for index in classes}, seed)

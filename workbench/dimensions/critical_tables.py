@@ -1,0 +1,261 @@
+"""Tables and the summary of a criticality experiment, made from its records without a model.
+
+drops       what masking the rank-1, 10, 100 dimension and random ones costs on *test*, per domain and mode
+masked      every dimension measured on *test*, with its drop on *identify* and its specificity
+exam        the fall of accuracy and log-odds on exam items
+answers     how often each answer is predicted, unmasked and masked
+agreement   overlap@k and Spearman's correlation of magnitude with the ranking by masking, beside chance
+jaccard     how much the top dimensions of two domains share, by masking and by magnitude
+recall      where a mode was masked exhaustively: how much of its top 10 the estimate finds with m candidates
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.dimensions.criticality import (
+    answer_histogram,
+    choice_frame,
+    domain_rise,
+    drop_frame,
+    jaccard_matrix,
+    masked_domains,
+    mean_interval,
+    overlap_at_k,
+    rank_dimensions,
+    recall_at_k,
+    spearman,
+)
+from workbench.dimensions.experiments import FIRST_TOKEN, Criticality, rank_scores, ranking
+from workbench.records import ChoiceMasking, MaskingResult, MaskMode
+
+MEAN = "mean"  # of the domains
+RANDOM = 0  # rank of the controls
+
+
+def criticality_tables(result: Criticality) -> dict[str, pd.DataFrame]:
+    """All tables of an experiment by name; those with nothing to show are left out."""
+    tables = {
+        "drops": drop_table(result),
+        "masked": masked_table(result),
+        "exam": exam_table(result),
+        "answers": answer_table(result),
+        "agreement": agreement_table(result),
+        "jaccard": jaccard_table(result),
+        "recall": recall_table(result),
+    }
+    return {name: table for name, table in tables.items() if not table.empty}
+
+
+def orders(result: Criticality) -> dict[MaskMode, dict[str, tuple[int, ...]]]:
+    """The ranking of the dimensions of every domain in every mode that ranks."""
+    return {mode: ranking(measured, result.estimates[mode]) for mode, measured in result.identify.items()}
+
+
+def drop_table(result: Criticality) -> pd.DataFrame:
+    """Drop in nats per token on *test*, with a 95 % Student interval over passages.
+
+    One row per mode masked in, mode ranked in, domain and rank; rank 0 is the mean over random dimensions. `verified`
+    says whether the rank was measured (else it comes from the estimate), `share` is the drop as a share of the unmasked
+    loss. Rows of domain "mean" average the domains, with an interval over domains.
+    """
+    found = orders(result)
+    rows: list[list[Any]] = []
+    for mode, test in result.test.items():
+        for ranked_by in dict.fromkeys(("zero", mode)):
+            if ranked_by in found:
+                rows += _drops_of(result, test, ranked_by, found[ranked_by])
+    names = ["masked_to", "ranked_by", "domain", "rank", "dimension", "verified", "drop", "low", "high", "n", "share"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _drops_of(
+    result: Criticality, test: MaskingResult, ranked_by: MaskMode, order: Mapping[str, Sequence[int]]
+) -> list[list[Any]]:
+    head = [test.mode, ranked_by]
+    rows = []
+    for rank in (*result.plan.ranks, *([RANDOM] if result.random else [])):
+        drops, shares = [], []
+        for domain in result.domains:
+            passages = np.array(test.domains) == domain
+            chosen = result.random if rank == RANDOM else (order[domain][rank - 1],)
+            rise = test.rise[np.ix_([test.dimensions.index(dimension) for dimension in chosen], passages)].mean(axis=0)
+            is_verified = rank == RANDOM or rank <= _n_measured(result.identify[ranked_by], domain)
+            share = float(rise.mean() / test.baseline[passages].mean())
+            mean, low, high = mean_interval(rise)
+            one = chosen[0] if rank != RANDOM else -1
+            rows.append([*head, domain, rank, one, is_verified, mean, low, high, len(rise), share])
+            drops.append(mean)
+            shares.append(share)
+        verified = all(row[5] for row in rows[-len(drops) :])
+        mean, low, high = mean_interval(np.array(drops))
+        rows.append([*head, MEAN, rank, -1, verified, mean, low, high, len(drops), float(np.mean(shares))])
+    return rows
+
+
+def _n_measured(measured: MaskingResult, domain: str) -> int:
+    drops = domain_rise(measured, "identify")[masked_domains(measured).index(domain)]
+    return int(np.isfinite(drops).sum())
+
+
+def masked_table(result: Criticality) -> pd.DataFrame:
+    """Drop on *test* of every dimension that was measured there, its drop and rank on *identify*, its specificity, and
+    its mean magnitude after the first token."""
+    found = orders(result)
+    magnitude = next(iter(result.magnitudes.values()))
+    frames = []
+    for mode, test in result.test.items():
+        frame = drop_frame(test).drop(columns=["rank", "identify"])
+        ranked_by = mode if mode in found else "zero"
+        measured = drop_frame(result.identify[ranked_by]).set_index(["domain", "dimension"])["identify"]
+        keys = list(zip(frame["domain"], frame["dimension"], strict=True))
+        places = {
+            (domain, dimension): rank
+            for domain, order in found[ranked_by].items()
+            for rank, dimension in enumerate(order, 1)
+        }
+        frame.insert(0, "masked_to", mode)
+        frame["ranked_by"] = ranked_by
+        frame["rank"] = [places[key] for key in keys]
+        frame["identify"] = measured.reindex(pd.MultiIndex.from_tuples(keys)).to_numpy()
+        frame["magnitude"] = [magnitude[result.domains.index(domain), dimension] for domain, dimension in keys]
+        frames.append(frame.sort_values(["domain", "rank"], kind="stable"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def exam_table(result: Criticality) -> pd.DataFrame:
+    """Fall of accuracy (fraction) and of log-odds (nats) on exam items of *test*, per mode, domain and dimension."""
+    found = orders(result)["zero"]
+    frames = []
+    for mode, exam in result.exam.items():
+        frame = choice_frame(exam)
+        frame.insert(0, "masked_to", mode)
+        ranks = []
+        for domain, dimension in zip(frame["domain"], frame["dimension"], strict=True):
+            ranks.append(RANDOM if dimension in result.random else found[domain].index(dimension) + 1)
+        frame.insert(3, "rank", ranks)
+        frames.append(frame.sort_values(["domain", "rank"], kind="stable"))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def answer_table(result: Criticality) -> pd.DataFrame:
+    """How often each answer text is predicted on exam items: unmasked, and with the rank-1 dimension masked."""
+    found = orders(result)["zero"]
+    frames = []
+    for mode, exam in result.exam.items():
+        if not frames:
+            frames.append(answer_histogram(exam).assign(masked_to="nothing", dimension=-1))
+        for domain in dict.fromkeys(item.domain for item in exam.items):
+            own = _of_domain(exam, domain)
+            frame = answer_histogram(own, found[domain][0])
+            frames.append(frame.assign(masked_to=mode, dimension=found[domain][0]))
+    if not frames:
+        return pd.DataFrame()
+    names = ["masked_to", "domain", "split", "dimension", "predicted", "n"]
+    return pd.concat(frames, ignore_index=True).reindex(columns=names)
+
+
+def _of_domain(exam: ChoiceMasking, domain: str) -> ChoiceMasking:
+    kept = [index for index, item in enumerate(exam.items) if item.domain == domain]
+    items = tuple(exam.items[index] for index in kept)
+    return ChoiceMasking(exam.mode, exam.dimensions, items, exam.baseline[kept], exam.masked[:, kept])
+
+
+def agreement_table(result: Criticality) -> pd.DataFrame:
+    """Overlap@k and Spearman's correlation of magnitude with the ranking by masking, per token reading.
+
+    One row per mode ranked in, tokens that the magnitude is over, domain and k, with chance and its central 95 %;
+    `p` is hypergeometric, for one k and domain alone.
+    """
+    ks = [k for k in (1, 2, 4, 8, 10, 16, 32, 64, 128, 256, 512) if k <= result.d_model // 2] or [1]
+    frames = []
+    for mode, order in orders(result).items():
+        for tokens, magnitude in result.magnitudes.items():
+            for number, domain in enumerate(result.domains):
+                scores = rank_scores(order[domain], result.d_model)
+                frame = overlap_at_k(magnitude[number], scores, ks)
+                head = {"ranked_by": mode, "tokens": tokens, "domain": domain}
+                frames.append(frame.assign(**head, spearman=spearman(magnitude[number], scores)))
+    table = pd.concat(frames, ignore_index=True)
+    names = ["ranked_by", "tokens", "domain"]
+    return table.reindex(columns=[*names, *(column for column in table.columns if column not in names)])
+
+
+def jaccard_table(result: Criticality) -> pd.DataFrame:
+    """Jaccard index of the top-k sets of every pair of domains, by masking in every mode and by magnitude."""
+    k = result.plan.k
+    sets = {
+        f"masking to {mode}": {domain: order[domain][:k] for domain in result.domains}
+        for mode, order in orders(result).items()
+    }
+    for tokens, magnitude in result.magnitudes.items():
+        if tokens != FIRST_TOKEN:
+            sets[f"magnitude {tokens}"] = {
+                domain: rank_dimensions(magnitude[number])[:k].tolist() for number, domain in enumerate(result.domains)
+            }
+    rows = []
+    for by, own in sets.items():
+        matrix = jaccard_matrix(own).to_numpy()
+        for row, first in enumerate(own):
+            rows += [[by, k, first, second, float(matrix[row, column])] for column, second in enumerate(own)]
+    return pd.DataFrame(rows, columns=["by", "k", "first", "second", "jaccard"])
+
+
+def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 32, 40)) -> pd.DataFrame:
+    """Recall@k of the estimate with m candidates, per exhaustively masked mode and domain, and its cost.
+
+    `cost` is in forward passes over the passages: the estimate, one unmasked pass, and m masked ones; `fraction` is of
+    the exhaustive cost.
+    """
+    k, rows = result.plan.k, []
+    for mode in result.plan.exhaustive:
+        exact, estimate = result.identify[mode], result.estimates[mode]
+        for m in (m for m in ms if k <= m <= result.d_model):
+            cost = estimate.cost + 1 + m
+            for domain, recall in recall_at_k(exact, estimate, k=k, m=m, split="identify").items():
+                rows.append([mode, domain, k, m, recall, cost, cost / (result.d_model + 1)])
+    return pd.DataFrame(rows, columns=["mode", "domain", "k", "m", "recall", "cost", "fraction"])
+
+
+def summarise_criticality(result: Criticality) -> dict[str, Any]:
+    """The key `masking` of `summary.json`: path, sizes, drops by rank, specificity, exam and agreement."""
+    drops, agreement, masked = drop_table(result), agreement_table(result), masked_table(result)
+    default = next(iter(result.magnitudes))
+    nearest = max(k for k in agreement["k"] if k <= result.plan.k)
+    is_shown = (agreement["ranked_by"] == "zero") & (agreement["tokens"] == default) & (agreement["k"] == nearest)
+    return {
+        "path": "full" if "zero" in result.plan.exhaustive else "screened",
+        "plan": result.plan,
+        "forward_passes": result.cost,
+        "passages": {part: _counts(getattr(result, part)["zero"]) for part in ("identify", "test")},
+        "drops": _records(drops[drops["ranked_by"] == "zero"]),
+        "rank_1": _records(masked[(masked["masked_to"] == "zero") & (masked["rank"] == 1)]),
+        "exam": exam_summary(result),
+        "agreement": _records(agreement[is_shown]),
+        "recall": _records(recall_table(result)),
+    }
+
+
+def exam_summary(result: Criticality) -> list[dict[str, Any]]:
+    """Accuracy and what masking costs it, per mode and rank, over the items of all domains together."""
+    table = exam_table(result)
+    rows = []
+    for mode, rank in dict.fromkeys(zip(table.get("masked_to", []), table.get("rank", []), strict=True)):
+        own = table[(table["masked_to"] == mode) & (table["rank"] == rank)]
+        n = own["n"].to_numpy(dtype=float)
+        means = {
+            name: float((own[name].to_numpy(dtype=float) * n).sum() / n.sum())
+            for name in ("accuracy", "accuracy_drop", "log_odds_drop")
+        }
+        rows.append({"masked_to": mode, "rank": int(rank), **means, "n_items": int(n.sum())})
+    return rows
+
+
+def _records(frame: Any) -> list[dict[str, Any]]:
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def _counts(result: MaskingResult) -> dict[str, int]:
+    return {domain: result.domains.count(domain) for domain in masked_domains(result)}
