@@ -35,6 +35,16 @@ from workbench.steering.austeer import (
 )
 from workbench.steering.contrastive import ContrastiveAddition
 from workbench.steering.critical import CriticalDimensionSteering
+from workbench.steering.dial_items import (
+    CCC_TEMPLATE,
+    IOI_TEMPLATE,
+    behaviour_items,
+    builtin_items,
+    ccc_items,
+    ioi_items,
+    read_items,
+    usable_items,
+)
 from workbench.steering.dyn_scalar import DynScalar
 from workbench.steering.iti import ITI, HeadProbes, probe_heads
 from workbench.steering.sadi import SADI
@@ -49,6 +59,13 @@ from workbench.steering.style_heads import (
     head_scores,
     layer_map,
     persona_activations,
+)
+from workbench.steering.style_positions import (
+    POSITIONS,
+    cumulative_ablations,
+    heads_by_role,
+    random_heads,
+    steering_positions,
 )
 
 METHODS: tuple[type[Steering], ...] = (
@@ -67,8 +84,11 @@ METHODS: tuple[type[Steering], ...] = (
 )
 
 __all__ = [
+    "CCC_TEMPLATE",
+    "IOI_TEMPLATE",
     "ITI",
     "METHODS",
+    "POSITIONS",
     "SADI",
     "AUSteer",
     "ActAdd",
@@ -100,15 +120,23 @@ __all__ = [
     "StyleHeads",
     "UnitSelection",
     "Where",
+    "behaviour_items",
+    "builtin_items",
     "candidate_directions",
+    "ccc_items",
+    "cumulative_ablations",
     "evaluate_dial",
     "head_scores",
+    "heads_by_role",
+    "ioi_items",
     "layer_map",
     "load_steering",
     "null_threshold",
     "pairs_of",
     "persona_activations",
     "probe_heads",
+    "random_heads",
+    "read_items",
     "refusal_scores",
     "save_steering",
     "score_candidates",
@@ -116,5 +144,7 @@ __all__ = [
     "select_units",
     "sign_consistency",
     "steer",
+    "steering_positions",
     "unit_frame",
+    "usable_items",
 ]

@@ -81,6 +81,11 @@ class Steering(ABC):
     def sites(self) -> tuple[Site, ...]:
         """Where the method acts."""
 
+    @property
+    def prompt_length(self) -> int | None:
+        """The number of tokens that prompts must have, for methods learned per position; None for all others."""
+        return None
+
     @abstractmethod
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
@@ -173,7 +178,7 @@ def _weights(
     strength: Strength, mask: Bool[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
 ) -> tuple[Bool[Tensor, "batch pos"], float | Float[Tensor, "batch pos 1"]]:
     """Which tokens are edited, and the strength there: the mask loses positions beyond a tensor of strengths."""
-    if isinstance(strength, float):
+    if isinstance(strength, int | float):
         return mask, strength
     if isinstance(strength, Tensor):
         last = len(strength) - 1

@@ -141,6 +141,12 @@ def minimise(
 def evaluate_dial(model: HookedModel, steering: Steering, items: Sequence[DialItem], *, n_steps: int = 0) -> DialReport:
     """Flip rates both ways, faithfulness and logit differences of a fitted dial on items (held-out ones, usually)."""
     batch = dial_batch(model, items, equal_length=False)
+    wanted = steering.prompt_length
+    if wanted is not None and bool((batch.tokens.lengths != wanted).any()):
+        raise SteeringError(
+            f"prompts have {int(batch.tokens.lengths.min())} to {int(batch.tokens.lengths.max())} tokens, but "
+            f"{type(steering).__name__} was learned on prompts of {wanted}; choose prompts of that length, or DynScalar"
+        )
     reference = model.logits(batch.tokens, last_only=True)[:, 0].float()
     up, down = (_logits(model, steering, beta, batch, with_gradients=False) for beta in (1.0, -1.0))
     kl = (_other_kl(reference, up, batch) + _other_kl(reference, down, batch)) / 2

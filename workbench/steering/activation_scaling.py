@@ -40,6 +40,10 @@ class ActivationScaling(Steering):
         return tuple(Site.parse(name) for name in self.site_names)
 
     @property
+    def prompt_length(self) -> int:
+        return self.alpha.shape[1]
+
+    @property
     def share_nonzero(self) -> float:
         """Share of scalars of magnitude above 1e-3: the smaller, the more localised."""
         return float((self.alpha.abs() > 1e-3).float().mean())

@@ -41,6 +41,10 @@ class SteerVec(Steering):
         return tuple(Site.parse(name) for name in self.site_names)
 
     @property
+    def prompt_length(self) -> int:
+        return self.vectors.shape[1]
+
+    @property
     def share_nonzero(self) -> float:
         """Share of (site, position) pairs whose vector has a norm above 1e-3."""
         return float((self.vectors.norm(dim=-1) > 1e-3).float().mean())
