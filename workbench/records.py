@@ -360,9 +360,10 @@ class Contrast:
 class StrengthCurve:
     """Effect and damage of one arm along its strengths on *tune*, and the usable band between `low` and `high`.
 
-    `effect[i]` is a difference to the unsteered model in `unit`, `kl[i]` nats per token of neutral text. The band holds
-    the strengths that show a wanted effect below `limit` of KL; both ends are NaN where there is none, and `note` says
-    why. `n_evaluations` counts passes over the tuning items or the neutral text.
+    `effect[i]` is a difference to the unsteered model in `unit`, `kl[i]` nats per token of neutral text, `in_norms[i]`
+    the strength in median residual norms. The band holds the strengths that show a wanted effect below `limit` of KL;
+    both ends are NaN where there is none, and `note` says why. `n_evaluations` counts passes over the tuning items or
+    the neutral text.
     """
 
     task: str
@@ -377,6 +378,7 @@ class StrengthCurve:
     effect_low: tuple[float, ...]
     effect_high: tuple[float, ...]
     kl: tuple[float, ...]
+    in_norms: tuple[float, ...]
     limit: float
     low: float
     high: float
@@ -452,7 +454,8 @@ class Verdict:
     massive. Shares are of the magnitude over the three position classes, each counted once; `constancy` is 1 minus the
     coefficient of variation, over passages, of the magnitude at its largest position class (fractions). `auroc` tells
     passages of the domain from others on *test*, at `layer` (-1: mean over layers) by `reading`; `low` and `high` bound
-    it (95 % bootstrap of passages). Costs are the rise of loss in the domain under masking to zero and to the mean of
+    it (95 % bootstrap of passages), and `control_share` is the share of dimensions that are not judged, read in the
+    same way, that reach it (NaN where there are none). Costs are the rise of loss in the domain under masking to zero and to the mean of
     the position class, nats per token; NaN where it was not measured.
     """
 
@@ -469,6 +472,7 @@ class Verdict:
     auroc: float
     low: float
     high: float
+    control_share: float
     n_passages: int
     cost_zero: float
     cost_mean: float

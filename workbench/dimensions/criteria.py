@@ -62,23 +62,34 @@ def domain_profiles(
 
     `layers` are indices of the layer axis of the rows (None: all), averaged. Signed poolings are read by magnitude.
     """
-    domains = tuple(domain for domain in dict.fromkeys(rows.domains) if domain != NEUTRAL)
-    if len(domains) < 2:
-        raise ValueError(f"a domain is told apart from others, but there is only {domains}; give at least two domains")
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    domains = split_domains(rows, split)
     chosen = _check_layers(layers, rows.values.shape[2])
     pooled = rows.pooled(pooling)
     n_prompts, magnitude, frequency = [], [], []
     for domain in domains:
         mask = rows.where(split=split, domain=domain)
-        if not mask.any():
-            raise ValueError(f"domain {domain!r} has no prompts in split {split!r}; add text or choose another split")
         per_prompt = np.abs(pooled[mask][:, chosen].astype(np.float64)).mean(axis=1)
         n_prompts.append(len(per_prompt))
         magnitude.append(per_prompt.mean(axis=0))
         frequency.append(active_dimensions(per_prompt).mean(axis=0))
     return DomainProfiles(domains, np.array(n_prompts), np.stack(magnitude), np.stack(frequency))
+
+
+def split_domains(rows: PooledRows, split: Split) -> tuple[str, ...]:
+    """The domains of the rows in order of appearance, without "neutral"; raises unless each has prompts in the split.
+
+    At least two domains are needed, because a domain is told apart from others.
+    """
+    domains = tuple(domain for domain in dict.fromkeys(rows.domains) if domain != NEUTRAL)
+    if len(domains) < 2:
+        raise ValueError(f"a domain is told apart from others, but there is only {domains}; give at least two domains")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    present = set(zip(rows.domains, rows.splits, strict=True))
+    for domain in domains:
+        if (domain, split) not in present:
+            raise ValueError(f"domain {domain!r} has no prompts in split {split!r}; add text or choose another split")
+    return domains
 
 
 def find_dcds(
@@ -105,8 +116,18 @@ def find_dcds(
     return [
         _record(profiles, domain, int(dimension), rank, selection)
         for domain in range(len(profiles.domains))
-        for rank, dimension in enumerate(_select(profiles, domain, k, selection), start=1)
+        for rank, dimension in enumerate(order_dimensions(profiles, domain, selection)[:k], start=1)
     ]
+
+
+def order_dimensions(profiles: DomainProfiles, domain: int, selection: Selection) -> Int[np.ndarray, "rank"]:
+    """The dimensions that a selection allows for one domain (by index), best first; `find_dcds` takes the first k."""
+    magnitude, gap = profiles.magnitude[domain], profiles.gap[domain]
+    candidates = np.arange(len(magnitude))
+    if selection != "magnitude":
+        candidates = np.flatnonzero(profiles.is_discriminative[domain])
+    first_key = np.round(gap, 9) if selection == "discrimination" else magnitude
+    return candidates[np.lexsort((candidates, -magnitude[candidates], -first_key[candidates]))]
 
 
 def frequency_table(
@@ -131,16 +152,6 @@ def _check_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
     if wrong or not layers:
         raise ValueError(f"layers {wrong} are out of range; choose from 0 to {n_layers - 1}, at least one")
     return list(layers)
-
-
-def _select(profiles: DomainProfiles, domain: int, k: int, selection: Selection) -> Int[np.ndarray, "rank"]:
-    magnitude, gap = profiles.magnitude[domain], profiles.gap[domain]
-    candidates = np.arange(len(magnitude))
-    if selection != "magnitude":
-        candidates = np.flatnonzero(profiles.is_discriminative[domain])
-    first_key = np.round(gap, 9) if selection == "discrimination" else magnitude
-    order = np.lexsort((candidates, -magnitude[candidates], -first_key[candidates]))
-    return candidates[order][:k]
 
 
 def _record(profiles: DomainProfiles, domain: int, dimension: int, rank: int, selection: Selection) -> Dimension:
