@@ -83,6 +83,16 @@ class Scores:
     values: Mapping[str, Float64[np.ndarray, "item"]]
     texts: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[TaskItem],
+        values: Mapping[str, Float64[np.ndarray, "item"]],
+        texts: Sequence[str] = (),
+    ) -> "Scores":
+        """Scores of items in their order."""
+        return cls(tuple(item.name for item in items), tuple(item.subject for item in items), values, tuple(texts))
+
     @property
     def n_unjudged(self) -> dict[str, int]:
         """Number of items without a verdict, per metric."""

@@ -1,0 +1,49 @@
+"""Domain loss: how well the model predicts held-out passages of a domain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
+from workbench.evaluation.tasks.running import passage_means
+from workbench.models import HookedModel
+from workbench.records import Split
+
+LOSS = Metric("loss", "nats per token", higher_is_better=False, bounds=(0.0, float("inf")))
+
+
+@final
+@dataclass(frozen=True)
+class PassageTask:
+    """Mean loss of the first `n_tokens` tokens of every passage, in nats per token.
+
+    `context` is put in front of every passage and is not scored itself; `request` is the context of the prompt-only
+    baseline.
+    """
+
+    name: str
+    item_set: ItemSet
+    data: Callable[[HookedModel], FittingData]
+    n_tokens: int = 32
+    context: str = ""
+    request: str = ""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (LOSS,)
+
+    def items(self, split: Split) -> tuple[TaskItem, ...]:
+        return self.item_set.of(split)
+
+    def fitting(self, model: HookedModel) -> FittingData:
+        return self.data(model)
+
+    def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
+        items = self.item_set.sample(split, n, seed)
+        losses = passage_means(model, [item.prompt for item in items], n_tokens=self.n_tokens, context=self.context)
+        return Scores.of(items, {LOSS.name: losses})
+
+    def prompted(self) -> "PassageTask":
+        if not self.request:
+            raise TaskError(f"task {self.name} has no words for its wish, so there is no prompt-only baseline")
+        return replace(self, name=f"{self.name}+prompt", context=self.request, request="")
