@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from workbench import __version__
+from workbench.cli.paper import paper
 
 if TYPE_CHECKING:
     from workbench.study import Settings
@@ -281,6 +282,9 @@ def doctor(
         typer.echo(f"{mark} {check.name}: {check.detail}")
     if not all(check.is_ok for check in checks if check.needed):
         raise typer.Exit(1)
+
+
+app.command()(paper)
 
 
 def _settings(

@@ -18,6 +18,7 @@ from workbench.figures.captions import (
     profile_caption,
 )
 from workbench.figures.detectors import best_per_domain, contexts_html, detector_figure, is_scored, token_words
+from workbench.figures.dimensions import dcd_figure
 from workbench.figures.effects import (
     against_unsteered,
     arm_name,
@@ -27,7 +28,9 @@ from workbench.figures.effects import (
     forest_figure,
     reading,
 )
+from workbench.figures.export import Drawing, export_figures, export_obstacle, figure_frame
 from workbench.figures.frequencies import frequency_figure
+from workbench.figures.journal import PRESETS, journal_figure
 from workbench.figures.magnitudes import first_position_figure, magnitude_figure, profile_figure
 from workbench.figures.page import (
     CONFIG,
@@ -38,9 +41,12 @@ from workbench.figures.page import (
     write_figure,
     write_page,
 )
+from workbench.figures.tokens import token_figure
 
 __all__ = [
     "CONFIG",
+    "PRESETS",
+    "Drawing",
     "Figure",
     "Section",
     "against_unsteered",
@@ -49,6 +55,7 @@ __all__ = [
     "between_arms",
     "contexts_html",
     "dcd_caption",
+    "dcd_figure",
     "definitions_html",
     "detector_caption",
     "detector_figure",
@@ -56,7 +63,10 @@ __all__ = [
     "difference_figure",
     "effect_caption",
     "effect_figure",
+    "export_figures",
+    "export_obstacle",
     "figure_fragment",
+    "figure_frame",
     "first_position_caption",
     "first_position_figure",
     "forest_caption",
@@ -64,12 +74,14 @@ __all__ = [
     "frequency_caption",
     "frequency_figure",
     "is_scored",
+    "journal_figure",
     "magnitude_caption",
     "magnitude_figure",
     "profile_caption",
     "profile_figure",
     "reading",
     "table_html",
+    "token_figure",
     "token_words",
     "write_figure",
     "write_page",

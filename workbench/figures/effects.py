@@ -234,8 +234,10 @@ def _legend_entry(arm: str, index: int) -> go.Scatter:
 
 def _arm_curve(own: Sequence[Comparison], arm: str, index: int, shift: float) -> go.Scatter:
     colour = PALETTE[index % len(PALETTE)]
+    cost = np.array([item.kl if item.kl > 0 else item.budget for item in own])
     return go.Scatter(
-        x=np.array([(item.kl if item.kl > 0 else item.budget) * 10**shift for item in own]),
+        x=cost * 10**shift,
+        meta={"x": cost.tolist()},
         y=np.array([item.effect for item in own]),
         mode="lines+markers",
         name=escape(arm),

@@ -1,5 +1,6 @@
 """Figures as files for a paper: PDF, SVG and PNG in a journal's size, HTML to explore, CSV with what is drawn."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,8 @@ def _write_printed(names: Sequence[str], printed: Sequence[go.Figure], folder: P
 def figure_frame(figure: go.Figure) -> pd.DataFrame:
     """Everything a figure draws as a tidy table: one row per point or cell, columns named by the axes with units.
 
-    `panel` and `series` say where a point belongs; `low` and `high` bound it where the figure shows intervals.
+    `panel` and `series` say where a point belongs; `low` and `high` bound it where the figure shows intervals. A trace
+    whose points are set aside so that they do not hide each other holds their true places in `meta["x"]`.
     """
     layout = figure.to_plotly_json()["layout"]
     heads = {
@@ -157,28 +159,37 @@ def _axis_title(layout: Mapping[str, Any], letter: str) -> str:
 
 
 def _points_frame(trace: Mapping[str, Any], titles: Mapping[str, str]) -> pd.DataFrame:
-    y = np.asarray(trace.get("y", ()))
-    x = np.asarray(trace["x"]) if trace.get("x") is not None else trace.get("x0", 0) + np.arange(len(y))
+    y = _array(trace.get("y", ()))
+    x = _array(trace["x"]) if trace.get("x") is not None else trace.get("x0", 0) + np.arange(len(y))
+    x = np.asarray((trace.get("meta") or {}).get("x", x))
     if trace.get("mode") == "text" or trace.get("hoverinfo") == "skip" or not len(y):
         return pd.DataFrame()
     columns: dict[str, Any] = {titles["x"]: _named(x), titles["y"]: _named(y)}
     for name, centre in (("error_x", x), ("error_y", y)):
         bars = trace.get(name) or {}
         if bars.get("array") is not None:
-            more = np.asarray(bars["array"], dtype=float)
-            less = more if bars.get("arrayminus") is None else np.asarray(bars["arrayminus"], dtype=float)
-            columns |= {"low": np.asarray(centre, dtype=float) - less, "high": np.asarray(centre, dtype=float) + more}
+            more = _array(bars["array"])
+            less = more if bars.get("arrayminus") is None else _array(bars["arrayminus"])
+            columns |= {"low": centre - less, "high": centre + more}
     return pd.DataFrame(columns)
 
 
 def _map_frame(trace: Mapping[str, Any], titles: Mapping[str, str]) -> pd.DataFrame:
-    z = np.asarray(trace["z"])
+    z = _array(trace["z"])
     n_rows, n_columns = z.shape
-    x = np.asarray(trace["x"]) if trace.get("x") is not None else np.arange(n_columns)
-    y = np.asarray(trace["y"]) if trace.get("y") is not None else np.arange(n_rows)
+    x = _array(trace["x"]) if trace.get("x") is not None else np.arange(n_columns)
+    y = _array(trace["y"]) if trace.get("y") is not None else np.arange(n_rows)
     value = _plain(((trace.get("colorbar") or {}).get("title") or {}).get("text") or "value")
     columns = {titles["y"]: np.repeat(_named(y), n_columns), titles["x"]: np.tile(_named(x), n_rows), value: z.ravel()}
     return pd.DataFrame(columns)
+
+
+def _array(values: Any) -> np.ndarray:
+    """The values of a trace, which Plotly's JSON packs where they are numbers."""
+    if not isinstance(values, Mapping):
+        return np.asarray(values)
+    unpacked = np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
+    return unpacked.reshape([int(length) for length in str(values.get("shape", unpacked.size)).split(",")])
 
 
 def _named(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from workbench.figures import Section, write_page
 from workbench.report import sections
 from workbench.report.material import Material, model_name, read_material
+from workbench.report.paper import paper_drawings, write_gallery, write_paper
 
 # Anchor, title, and the function that writes the section as HTML. One that returns "" leaves its section out.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
@@ -22,7 +23,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
     ("manifest", "Manifest", sections.manifest),
 )
 
-__all__ = ["SECTIONS", "Material", "write_report"]
+__all__ = ["SECTIONS", "Material", "paper_drawings", "read_material", "write_gallery", "write_paper", "write_report"]
 
 
 def write_report(run_folder: Path) -> Path:
