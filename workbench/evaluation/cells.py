@@ -99,8 +99,8 @@ def open_store(folder: Path, spec: Spec, fingerprint: str) -> CellStore:
             raise CellError(f"{header} is damaged ({error}); name another folder with --out") from error
         if found.get("digest") != spec.digest:
             raise CellError(
-                f"{folder} holds results of another specification: {found.get('spec')!r}, digest {found.get('digest')}, "
-                f"not {spec.name!r}, digest {spec.digest}; name another folder with --out"
+                f"{folder} holds results of another specification: {found.get('spec')!r} (digest {found.get('digest')})"
+                f", not {spec.name!r} (digest {spec.digest}); name another folder with --out"
             )
         if found.get("fingerprint") != fingerprint:
             raise CellError(f"{folder} holds results of other weights; name another folder with --out")

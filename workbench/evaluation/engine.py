@@ -44,9 +44,13 @@ FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a s
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """One task of a comparison; `n_new` tokens are generated and `n_positions` run per item, as the plan reckons."""
+    """One task of a comparison: the domain it is about ("" if none), and how directions are pooled over tokens.
+
+    `n_new` tokens are generated and `n_positions` run per item, as the plan reckons.
+    """
 
     task: Task
+    domain: str
     pooling: Literal["mean", "last"]
     n_positions: float
     n_new: int
@@ -285,13 +289,15 @@ def _curve(entrant: _Entrant, key: CellKey) -> Results:
     def kl(strength: float) -> float:
         return float(bench.neutral.kl([(variant.steering, strength)], variant.scope)[0])
 
-    guess = bench.store.read(search)["strength"] * math.sqrt(budgets.kl_limit / level)
+    found = bench.store.read(search)
+    guess = found["strength"] * math.sqrt(budgets.kl_limit / level)
     band = usable_band(kl, effect, limit=budgets.kl_limit, higher_is_better=metric.higher_is_better, guess=guess)
     return {
         "setting": search.setting,
         "points": [[p.strength, p.kl, p.effect.mean, p.effect.low, p.effect.high] for p in band.points],
         "low": band.low,
         "high": band.high,
+        "norms_per_strength": found["in_norms"] / found["strength"],
         "n_evaluations": band.n_evaluations,
         "note": band.note,
     }

@@ -34,20 +34,18 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a comparison and what they cost: positions run without generating, and tokens generated one by one.
+    """The cells of a comparison and what they cost: positions run at once, and tokens generated one by one.
 
-    `matrix[task][arm]` is "" where the arm runs and the reason where it does not.
+    `matrix[task][arm]` is "" where the arm runs and the reason where it does not; `items[task]` counts how often an
+    item of the task is scored, neutral text reckoned in as items of the same length.
     """
 
     matrix: Mapping[str, Mapping[str, str]]
     layers: tuple[int, ...]
     cells: tuple[CellKey, ...]
+    items: Mapping[str, float]
     n_positions: float
     n_generated: float
-
-    def seconds(self, seconds_per_position: float, seconds_per_generated: float) -> float:
-        """Time at a given speed."""
-        return self.n_positions * seconds_per_position + self.n_generated * seconds_per_generated
 
 
 def arms_of_spec(spec: Spec) -> tuple[ArmKind, ...]:
@@ -80,6 +78,7 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
     layers = searched_layers(spec.sizes, n_layers)
     arms = arms_of_spec(spec)
     cells: list[CellKey] = []
+    scored: dict[str, float] = {}
     positions = generated = 0.0
     neutral = spec.sizes.n_neutral * (spec.sizes.n_neutral_tokens + 1)
     for task in facts:
@@ -91,11 +90,12 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
             cells += own
             passes = sum(EVALUATIONS_PER_SEARCH if key.stage == "search" else CURVE_PASSES / 2 for key in own)
             items = sum(_items(key, tune, test) for key in own)
+            scored[task.name] = scored.get(task.name, 0.0) + items + passes * neutral / max(task.n_positions, 1.0)
             positions += passes * neutral + items * task.n_positions
             generated += items * task.n_new
     check_distinct(cells)
     matrix = {task.name: {arm.name: task.unmet[arm.name] for arm in arms} for task in facts}
-    return Plan(matrix, layers, tuple(cells), positions, generated)
+    return Plan(matrix, layers, tuple(cells), scored, positions, generated)
 
 
 def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int) -> list[CellKey]:

@@ -1,0 +1,135 @@
+"""A whole comparison: tasks and data made ready, the plan, the cells, and the tables."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.evaluation.cells import CellKey, CellStore, open_store
+from workbench.evaluation.engine import Contest, facts_of, make_bench, run_cells
+from workbench.evaluation.planning import Plan, make_plan
+from workbench.evaluation.spec import Spec
+from workbench.evaluation.tables import Cells, TaskTable, contrast_frame, contrasts, curves, domain_counts, fronts
+from workbench.evaluation.tasks.base import FittingData
+from workbench.models import HookedModel
+from workbench.records import Contrast, Prompt, StrengthCurve, save_table
+
+N_TIMED = 8  # items in the timed sample
+CellProgress = Callable[[int, int], None]  # (cells done, cells in all)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A comparison that is ready to run: every task with its fitting data, and the plan."""
+
+    spec: Spec
+    model: HookedModel
+    contests: tuple[Contest, ...]
+    data: tuple[FittingData, ...]
+    plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The tables of a comparison; `frames` holds them by name, ready to be written as CSV."""
+
+    contrasts: tuple[Contrast, ...]
+    curves: tuple[StrengthCurve, ...]
+    frames: dict[str, pd.DataFrame]
+
+
+def prepare(spec: Spec, model: HookedModel, contests: Sequence[Contest]) -> Prepared:
+    """Take the fitting data of every task and lay out the cells; no arm is fitted or scored yet."""
+    data = tuple(contest.task.fitting(model) for contest in contests)
+    facts = [facts_of(model, contest, spec, one) for contest, one in zip(contests, data, strict=True)]
+    plan = make_plan(spec, facts, n_layers=model.n_layers, n_heads=model.n_layers * model.n_heads)
+    return Prepared(spec, model, tuple(contests), data, plan)
+
+
+def run_prepared(
+    prepared: Prepared, folder: Path, neutral: Sequence[Prompt], *, progress: CellProgress | None = None
+) -> Outcomes:
+    """Run what is missing in the folder, then write its tables.
+
+    Raises `CellError` where the folder belongs to another specification or to other weights.
+    """
+    store = open_store(folder, prepared.spec, prepared.model.fingerprint)
+    bench = make_bench(prepared.model, prepared.spec, store, neutral)
+    n_cells, n_done = len(prepared.plan.cells), 0
+
+    def count(key: CellKey) -> None:
+        nonlocal n_done
+        n_done += 1
+        if progress is not None:
+            progress(n_done, n_cells)
+
+    for contest, data in zip(prepared.contests, prepared.data, strict=True):
+        own = [key for key in prepared.plan.cells if key.task == contest.task.name]
+        run_cells(bench, contest, data, own, on_cell=count)
+    outcomes = tabulate(prepared, store)
+    write_tables(outcomes, folder)
+    return outcomes
+
+
+def tabulate(prepared: Prepared, store: CellStore) -> Outcomes:
+    """All tables of the finished cells; cells of the folder that the plan does not hold are left out."""
+    wanted = set(prepared.plan.cells)
+    cells = {key: results for key, results in store.all().items() if key in wanted}
+    tasks = [TaskTable(one.task.name, one.domain, one.task.metrics) for one in prepared.contests]
+    found = contrasts(cells, tasks, seed=prepared.spec.seeds[0])
+    drawn = curves(cells, tasks, limit=prepared.spec.budgets.kl_limit)
+    matrix = prepared.plan.matrix
+    rows = [(task, arm, reason or "runs") for task, reasons in matrix.items() for arm, reason in reasons.items()]
+    frames = {
+        "contrasts": contrast_frame(found),
+        "domains": domain_counts(found),
+        "fronts": fronts(found),
+        "bands": pd.DataFrame(
+            [(one.task, one.arm, one.setting, one.low, one.high, one.n_evaluations, one.note) for one in drawn],
+            columns=pd.Index(["task", "arm", "setting", "low", "high", "n_evaluations", "note"]),
+        ),
+        "applicability": pd.DataFrame(rows, columns=pd.Index(["task", "arm", "status"])),
+        "settings": settings_frame(cells),
+    }
+    return Outcomes(tuple(found), tuple(drawn), frames)
+
+
+def settings_frame(cells: Cells) -> pd.DataFrame:
+    """Every setting that was searched: strength, KL, size of the edit, score on *tune*."""
+    names = ("strength", "kl", "reached", "in_norms", "in_sds", "n_coordinates", "tune", "note")
+    keys = ("task", "arm", "draw", "setting", "budget", "level", "seed")
+    rows = [
+        [*(getattr(key, name) for name in keys), *(results.get(name) for name in names)]
+        for key, results in sorted(cells.items())
+        if key.stage == "search"
+    ]
+    return pd.DataFrame(rows, columns=pd.Index([*keys, *names]))
+
+
+def write_tables(outcomes: Outcomes, folder: Path) -> None:
+    """Write every table as CSV, and the records that figures are drawn from."""
+    tables = folder / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for name, frame in outcomes.frames.items():
+        temporary = tables / f"{name}.tmp"
+        frame.to_csv(temporary, index=False)
+        temporary.replace(tables / f"{name}.csv")
+    save_table(list(outcomes.contrasts), folder / "contrasts.json")
+    save_table(list(outcomes.curves), folder / "curves.json")
+
+
+def seconds_of(prepared: Prepared) -> float:
+    """How long the cells of a plan take, from one timed score of a few tuning items of every task.
+
+    Good to a factor of about two: fitting is not reckoned with, and scores of many items are quicker per item.
+    """
+    total = 0.0
+    for contest in prepared.contests:
+        n = min(N_TIMED, len(contest.task.items("tune")))
+        started = time.perf_counter()
+        contest.task.score(prepared.model, "tune", n=n, seed=prepared.spec.seeds[0])
+        per_item = (time.perf_counter() - started) / n
+        total += per_item * prepared.plan.items[contest.task.name]
+    return total
