@@ -3,6 +3,7 @@
 import time
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,18 @@ def test_time_is_that_of_the_timed_batch_per_token(tiny_model_folder: Path, monk
     n_tokens = int(model.tokenize([TEXT * 3]).lengths[0])
     clock = count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    options = {"kl_levels": (0.1,), "preset": "quick", "batch_size": 32, "truncate": False}
+    options: dict[str, Any] = {
+        "n_masked": 0.0,
+        "kl_levels": (0.1,),
+        "preset": "quick",
+        "batch_size": 32,
+        "truncate": False,
+    }
     estimate = estimate_study(model, prompts, prompts, n_columns=0, **options)
     steering = plan(model, prompts, prompts, kl_levels=(0.1,), preset="quick").n_tokens
     # 16 of the 32 passages are timed, in one batch that takes one second; the corpus is run twice
     assert estimate.seconds == pytest.approx((2 * 32 * n_tokens + steering) / (16 * n_tokens))
+    masked = estimate_study(model, prompts, prompts, n_columns=0, **(options | {"n_masked": 8.0}))
+    assert masked.seconds - estimate.seconds == pytest.approx(8 / 16)
     wide = estimate_study(model, prompts, prompts, n_columns=10, **options)
     assert wide.memory_bytes - estimate.memory_bytes == 10 * 4 * 32 * n_tokens

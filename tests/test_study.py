@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from workbench.activations import capture, collect
 from workbench.estimate import Estimate
 from workbench.records import Prompt
 from workbench.runs import read_run
-from workbench.study import Settings, load_passages, open_model, perform, run_study, survey
+from workbench.study import Settings, load_passages, open_model, perform, run_study, stages, survey
+from workbench.study import settings as study_settings
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_progress_and_estimate_are_heard(settings: Settings, tmp_path: Path) -> 
     stages: dict[str, list[tuple[int, int]]] = {}
     for stage, done, total in heard[1:]:
         stages.setdefault(stage, []).append((done, total))
-    assert list(stages) == ["statistics", "detectors", "steering"]
+    assert list(stages) == ["statistics", "detectors", "steering", "masking"]
     for steps in stages.values():
         done = [step for step, _ in steps]
         assert done == sorted(done)
@@ -144,11 +146,19 @@ def interrupt(*arguments: Any, **options: Any) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["collect", "measure_steering", "write_report"])
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        (stages, "collect"),
+        (stages, "measure_steering"),
+        (stages, "measure_criticality"),
+        (study, "write_report"),
+    ],
+)
 def test_an_interrupt_at_any_stage_leaves_no_run(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, stage: str
 ) -> None:
-    monkeypatch.setattr(study, stage, interrupt)
+    monkeypatch.setattr(module, stage, interrupt)
     with pytest.raises(KeyboardInterrupt):
         perform(settings, tmp_path / "runs" / "study")
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +181,7 @@ def fail_if_called(*arguments: Any, **options: Any) -> Sequence[Prompt]:
 def test_mistakes_in_the_corpus_show_before_the_model_is_loaded(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "load_model", fail_if_called)
+    monkeypatch.setattr(study_settings, "load_model", fail_if_called)
     with pytest.raises(ValueError, match="unknown domain 'lwa'"):
         perform(replace(settings, domains=("lwa", "science")), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -31,10 +31,12 @@ def estimate_study(
     kl_levels: Sequence[float],
     preset: str,
     n_columns: int,
+    n_masked: float,
     batch_size: int,
     truncate: bool,
 ) -> Estimate:
-    """Two passes over the corpus and the steering comparison, at the speed of one batch that is run twice.
+    """Two passes over the corpus, the steering comparison and `n_masked` masked passes of one passage each, at the
+    speed of one batch that is run twice.
 
     Good to a factor of about two: generation runs smaller batches, and detectors are scored on the processor.
     """
@@ -51,7 +53,7 @@ def estimate_study(
     tokens_per_character = n_sampled / sum(len(prompt.text) for prompt in sample)
     n_corpus = tokens_per_character * sum(len(prompt.text) for prompt in prompts)
     comparison = plan(model, prompts, neutral, kl_levels=kl_levels, preset=preset)
-    steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens)
+    steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens + n_masked * n_corpus / len(prompts))
     weights = sum(parameter.numel() for parameter in model.hf_model.parameters()) * BYTES_PER_PARAMETER[model.dtype]
     batch = n_padded * model.d_model * (len(sites) + 8) * 4
     kept = 4 * round(n_corpus) * n_columns

@@ -49,6 +49,7 @@ from workbench.records import (
 )
 
 MANIFEST = "manifest.json"
+MASKING = "masking"  # folder of the criticality experiment among the records
 RARE = 0.05  # dimensions active in a smaller share of every domain's prompts are not drawn
 N_BEST = 10  # detectors per domain
 N_PROFILES = 24

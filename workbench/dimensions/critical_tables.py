@@ -240,16 +240,15 @@ def summarise_criticality(result: Criticality) -> dict[str, Any]:
 
 def exam_summary(result: Criticality) -> list[dict[str, Any]]:
     """Accuracy and what masking costs it, per mode and rank, over the items of all domains together."""
-    table = exam_table(result)
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in _records(exam_table(result)):
+        groups.setdefault((row["masked_to"], row["rank"]), []).append(row)
     rows = []
-    for mode, rank in dict.fromkeys(zip(table.get("masked_to", []), table.get("rank", []), strict=True)):
-        own = table[(table["masked_to"] == mode) & (table["rank"] == rank)]
-        n = own["n"].to_numpy(dtype=float)
-        means = {
-            name: float((own[name].to_numpy(dtype=float) * n).sum() / n.sum())
-            for name in ("accuracy", "accuracy_drop", "log_odds_drop")
-        }
-        rows.append({"masked_to": mode, "rank": int(rank), **means, "n_items": int(n.sum())})
+    for (mode, rank), own in groups.items():
+        n = sum(row["n"] for row in own)
+        names = ("accuracy", "accuracy_drop", "log_odds_drop")
+        means = {name: sum(row[name] * row["n"] for row in own) / n for name in names}
+        rows.append({"masked_to": mode, "rank": rank, **means, "n_items": n})
     return rows
 
 

@@ -1,0 +1,105 @@
+"""The main job: from a model and a corpus to DCDs, detectors, a steering comparison, masking, and a run folder with a
+report."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from workbench.corpus import neutral_prompts
+from workbench.dimensions.critical_tables import summarise_criticality
+from workbench.estimate import Estimate, estimate_study
+from workbench.evaluation.criticality import PLANS, planned_costs
+from workbench.models import HookedModel
+from workbench.records import Prompt
+from workbench.report import write_report
+from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
+from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model
+from workbench.study.stages import Findings, StageProgress, investigate, label, mask, select, survey, timed
+from workbench.study.writing import manifest, source_name, write_records, write_tables
+
+__all__ = [
+    "PRESETS",
+    "Findings",
+    "Preset",
+    "Settings",
+    "StageProgress",
+    "label",
+    "load_passages",
+    "mask",
+    "open_model",
+    "perform",
+    "run_study",
+    "select",
+    "survey",
+]
+
+
+def run_study(
+    model: str = "builtin",
+    *,
+    corpus: str | Path = "builtin",
+    domains: Sequence[str] | None = None,
+    k: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    out: Path = Path("runs/study"),
+    preset: str = "full",
+) -> Path:
+    """Find, label and steer the DCDs of a model over a corpus and write everything into the folder `out`.
+
+    The folder appears only when all is done; an earlier run there is replaced, anything else is refused. The same seed
+    gives the same tables. Raises `ValueError` with one clear line for whatever cannot be done as asked.
+    """
+    chosen = None if domains is None else tuple(domains)
+    return perform(Settings(model, corpus, chosen, k, seed, device, dtype, preset), out)
+
+
+def perform(
+    settings: Settings,
+    out: Path,
+    *,
+    progress: StageProgress | None = None,
+    on_estimate: Callable[[Estimate], None] | None = None,
+) -> Path:
+    """`run_study` with all settings; `on_estimate` hears time and memory before the long part begins."""
+    started, timings = time.perf_counter(), {}
+    with new_run_folder(out) as folder:
+        with timed(timings, "load"):
+            load_passages(settings)  # a mistake in the corpus shows before the model is loaded
+            model = open_model(settings)
+            prompts = load_passages(settings, model)
+        if on_estimate is not None:
+            on_estimate(_estimate(model, prompts, settings))
+        records = folder / "records"
+        records.mkdir()
+        findings = investigate(model, prompts, settings, timings, progress, records)
+        with timed(timings, "write"):
+            write_records(records, findings)
+            write_tables(folder / "tables", findings)
+            seconds = time.perf_counter() - started
+            found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
+            summary = summarise(source_name(model.name), *found, seconds)
+            summary |= {"classifier": findings.classifier, "masking": summarise_criticality(findings.masking)}
+            write_json(folder / "summary.json", summary)
+            write_json(folder / MANIFEST, manifest(settings, model, prompts, timings, seconds))
+            draw_figures(folder)
+            write_report(folder)
+        del findings  # it maps a file in the folder, which must be closed where open files cannot be moved
+    return out
+
+
+def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings) -> Estimate:
+    n_domains = len({prompt.domain for prompt in prompts})
+    masking = planned_costs(PLANS[PRESETS[settings.preset].masking], prompts, exam_items(settings), model.d_model)
+    return estimate_study(
+        model,
+        prompts,
+        neutral_prompts(),
+        kl_levels=PRESETS[settings.preset].kl_levels,
+        preset=settings.preset,
+        n_columns=model.n_layers * min(model.d_model, n_domains * settings.k),
+        n_masked=sum(masking.values()),
+        batch_size=settings.batch_size,
+        truncate=settings.truncate,
+    )

@@ -1,0 +1,90 @@
+"""What a study leaves in its run folder: records, tables and the manifest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from workbench.corpus import corpus_hash, neutral_prompts
+from workbench.detectors import detector_frame
+from workbench.dimensions import dcd_frame, frequency_table
+from workbench.dimensions.critical_tables import criticality_tables
+from workbench.dimensions.experiments import save_criticality
+from workbench.environment import library_versions, platform_facts
+from workbench.models import HookedModel
+from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table
+from workbench.runs import MASKING, comparison_frame, profile_frame, write_json
+from workbench.study.settings import PRESETS, Settings
+from workbench.study.stages import ROWS, Findings
+
+
+def write_records(folder: Path, findings: Findings) -> None:
+    """Write everything that figures and report are drawn from."""
+    save_statistics(findings.statistics, folder / "statistics.safetensors")
+    save_pooled_rows(findings.rows, folder / ROWS)
+    save_table(list(findings.dcds), folder / "dcds.json")
+    save_table(list(findings.detectors), folder / "detectors.json")
+    save_table(list(findings.comparisons), folder / "comparisons.json")
+    save_table(list(findings.between), folder / "between_arms.json")
+    write_json(folder / "classifier.json", findings.classifier)
+    save_criticality(findings.masking, folder / MASKING)
+
+
+def write_tables(folder: Path, findings: Findings) -> None:
+    """Write what was found as CSV tables."""
+    folder.mkdir()
+    dimensions = sorted({dcd.dimension for dcd in findings.dcds})
+    tables = {
+        "dcds": dcd_frame(findings.dcds),
+        "detectors": detector_frame(findings.detectors),
+        "steering": comparison_frame(findings.comparisons),
+        "steering_between_arms": comparison_frame(findings.between),
+        "frequency": frequency_table(findings.rows)
+        .reset_index()
+        .melt(id_vars="domain", var_name="dimension", value_name="frequency"),
+        "profiles": profile_frame(findings.statistics, dimensions),
+    }
+    tables |= {f"masking_{name}": table for name, table in criticality_tables(findings.masking).items()}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def manifest(
+    settings: Settings, model: HookedModel, prompts: Sequence[Prompt], timings: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """Settings, seeds, model, data, versions and timings of a run, without anything of this machine's paths."""
+    counts: dict[str, dict[str, int]] = {}
+    for prompt in prompts:
+        of_domain = counts.setdefault(prompt.domain, dict.fromkeys(SPLITS, 0))
+        of_domain[prompt.split] += 1
+    return {
+        "format": 1,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": replace(settings, model=source_name(settings.model), corpus=source_name(str(settings.corpus))),
+        "preset": PRESETS[settings.preset],
+        "seeds": {
+            "corpus": settings.seed,
+            "detectors": settings.seed,
+            "steering": settings.seed,
+            "masking": settings.seed,
+        },
+        "model": {
+            "name": source_name(model.name),
+            "fingerprint": model.fingerprint,
+            "layers": model.n_layers,
+            "d_model": model.d_model,
+            "vocabulary": model.vocabulary_size,
+            "context": model.context_length,
+        },
+        "data": {"corpus": corpus_hash(prompts), "neutral": corpus_hash(neutral_prompts()), "documents": counts},
+        "versions": library_versions(),
+        "platform": platform_facts(),
+        "timings": timings,
+        "seconds": seconds,
+    }
+
+
+def source_name(source: str) -> str:
+    """A model or corpus without the path of this machine: the last part of a path, anything else as it is."""
+    return Path(source).resolve().name if Path(source).expanduser().exists() else source
