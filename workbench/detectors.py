@@ -80,7 +80,7 @@ def find_detectors(
     pairs = list(dict.fromkeys((dcd.domain, dcd.dimension) for dcd in dcds))
     at = {column: number for number, column in enumerate(columns.columns)}
     _check(statistics, columns, pairs)
-    texts = _document_texts(columns)
+    texts = document_texts(columns)
     names, members = class_members(texts, columns.prompt_index)
     contexts = _Contexts(columns, texts, prompts)
     detectors = []
@@ -131,16 +131,24 @@ def auroc(
 
 def choose_labels(table: TokenTable, is_allowed: Bool[np.ndarray, "class"]) -> Int[np.ndarray, "end column"]:
     """The class that labels each end of each column, -1 where none passes."""
+    quality, passes = label_qualities(table, is_allowed)
+    best = np.where(passes, quality, -1.0).argmax(axis=2)
+    return np.where(passes.any(axis=2), best, -1)
+
+
+def label_qualities(
+    table: TokenTable, is_allowed: Bool[np.ndarray, "class"]
+) -> tuple[Float64[np.ndarray, "end column class"], Bool[np.ndarray, "end column class"]]:
+    """Product of AUROC and share of the top tokens of every class, and whether the class passes as a label."""
     high = auroc(table.values, table.members)
     order = np.argsort(table.values, axis=0, kind="stable")
     base = table.members.mean(axis=0)
-    labels = []
+    qualities, passing = [], []
     for scores, top in ((high, order[-N_TOP:]), (1 - high, order[:N_TOP])):
         share = table.members[top].mean(axis=0)
-        passes = is_allowed & (scores >= MIN_AUROC) & (share >= MIN_SHARE) & (share >= MIN_LIFT * base)
-        quality = np.where(passes, scores * share, -1.0)
-        labels.append(np.where(passes.any(axis=1), quality.argmax(axis=1), -1))
-    return np.stack(labels)
+        qualities.append(scores * share)
+        passing.append(is_allowed & (scores >= MIN_AUROC) & (share >= MIN_SHARE) & (share >= MIN_LIFT * base))
+    return np.stack(qualities), np.stack(passing)
 
 
 def document_weights(table: TokenTable, seed: int) -> Float64[np.ndarray, "resample document"]:
@@ -213,7 +221,7 @@ def _check(statistics: DimensionStatistics, columns: TokenColumns, pairs: Sequen
         raise ValueError(f"columns go beyond the {n_layers} layers of the statistics; collect both at the same layers")
 
 
-def _document_texts(columns: TokenColumns) -> tuple[str, ...]:
+def document_texts(columns: TokenColumns) -> tuple[str, ...]:
     """The text of every token, empty where it is a special token at the start."""
     pairs = zip(columns.token_text, columns.positions.tolist(), strict=True)
     return tuple("" if position == 0 and _SPECIAL.fullmatch(text) else text for text, position in pairs)
