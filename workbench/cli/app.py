@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from workbench import __version__
+from workbench.cli.explore import card
 from workbench.cli.paper import paper
 
 if TYPE_CHECKING:
@@ -285,6 +286,7 @@ def doctor(
 
 
 app.command()(paper)
+app.command()(card)
 
 
 def _settings(

@@ -1,7 +1,7 @@
 """Layer by dimension map, dimension cards and a strength slider: from a run folder, or straight from a model.
 
-`explore` and `Explorer` (the Jupyter widget) need the extra `notebook` and stand in `workbench.explorer.widget`; cards need
-nothing more than the rest of the library.
+`explore` and `Explorer`, the Jupyter widget, stand in `workbench.explorer.widget` and need the extra `notebook`; cards
+need nothing more than the rest of the library.
 """
 
 from workbench.explorer.cards import DimensionCard, dimension_card

@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 from workbench.detectors import UNLABELLED
 from workbench.explorer.material import ExplorerError, Material
-from workbench.records import ENDS, Detector, Dimension, TokenContext
+from workbench.records import ENDS, Detector, Dimension, TokenContext, Verdict
 
 N_CONTEXTS = 8
 N_BEFORE, N_AFTER = 16, 10  # tokens around the one that fires
@@ -21,7 +21,7 @@ class DimensionCard:
     `profile` and `first_profile` are mean magnitudes in activation units, of the tokens after the first and of the
     first. `contexts` holds the tokens that fire it most at its high and at its low end, empty where the texts are not
     at hand. `detectors` are its labelled readings in this domain, `is_read` says whether labels were looked for.
-    `verdict` is empty where none was reached.
+    `verdict` is None where none was reached.
     """
 
     model: str
@@ -37,7 +37,7 @@ class DimensionCard:
     is_read: bool
     promoted: tuple[str, ...]
     suppressed: tuple[str, ...]
-    verdict: str
+    verdict: Verdict | None
 
 
 def dimension_card(material: Material, dimension: int, domain: str, layer: int | None = None) -> DimensionCard:
@@ -73,7 +73,9 @@ def dimension_card(material: Material, dimension: int, domain: str, layer: int |
         is_read=bool(own),
         promoted=promoted,
         suppressed=suppressed,
-        verdict=material.verdicts.get((domain, dimension), ""),
+        verdict=next(
+            (each for each in material.verdicts if (each.domain, each.dimension) == (domain, dimension)), None
+        ),
     )
 
 
@@ -95,7 +97,12 @@ def _contexts(material: Material, domain: str, layer: int, end: int, dimension: 
         return ()
     top = material.statistics.top
     cell = (material.statistics.domains.index(domain), layer, end, slice(N_CONTEXTS), dimension)
-    fields = (top.value[cell].tolist(), top.prompt[cell].tolist(), top.position[cell].tolist(), top.token[cell].tolist())
+    fields = (
+        top.value[cell].tolist(),
+        top.prompt[cell].tolist(),
+        top.position[cell].tolist(),
+        top.token[cell].tolist(),
+    )
     rows = zip(*fields, strict=True)
     return tuple(_context(material, *row) for row in rows if row[1] >= 0)
 

@@ -12,7 +12,7 @@ from workbench.explorer.cards import DimensionCard
 from workbench.figures import contexts_html
 from workbench.figures.magnitudes import visible
 from workbench.figures.style import PALETTE, number
-from workbench.records import ENDS, Detector, TokenContext
+from workbench.records import ENDS, Detector, TokenContext, Verdict
 
 ASSETS = Path(__file__).parent / "assets"
 # Refuses every request and every script: the card has none.
@@ -71,9 +71,20 @@ def _facts(card: DimensionCard) -> str:
         f"(activation units, mean over layers; rank {found.rank})",
         f"active in {found.frequency:.0%} of its passages, {found.frequency_elsewhere:.0%} elsewhere",
         f"large in {found.reach}",
-        f"verdict: {card.verdict}" if card.verdict else "no verdict reached",
+        _verdict(card.verdict),
     ]
     return "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+
+
+def _verdict(found: Verdict | None) -> str:
+    if found is None:
+        return "no verdict reached"
+    evidence = [f"{found.share_first:.0%} of its magnitude at the first token"]
+    if not math.isnan(found.auroc):
+        evidence.append(f"AUROC of the domain {found.auroc:.2f} ({found.low:.2f} to {found.high:.2f}) on held-out text")
+    if not math.isnan(found.cost_zero):
+        evidence.append(f"masked to zero: {number(found.cost_zero)} nats per token")
+    return f"verdict: {found.verdict} ({'; '.join(evidence)})"
 
 
 def _labels(card: DimensionCard) -> str:
@@ -88,9 +99,7 @@ def _labels(card: DimensionCard) -> str:
 def _label_row(found: Detector, layer: int) -> str:
     here = ' class="here"' if found.layer == layer else ""
     score = f"{found.auroc:.2f} ({found.low:.2f} to {found.high:.2f})"
-    return (
-        f"<tr{here}><td>{found.layer}</td><td>{found.end}</td><td>{escape(found.label)}</td><td>{score}</td></tr>"
-    )
+    return f"<tr{here}><td>{found.layer}</td><td>{found.end}</td><td>{escape(found.label)}</td><td>{score}</td></tr>"
 
 
 def _lens(card: DimensionCard) -> str:
@@ -141,7 +150,9 @@ def _profile_svg(values: Float64[np.ndarray, "domain layer"], order: Sequence[in
     scale = (height - TOP - BOTTOM) / largest
     lines = []
     for index in order:
-        points = [f"{LEFT + at * step:.1f},{height - BOTTOM - value * scale:.1f}" for at, value in enumerate(values[index])]
+        points = [
+            f"{LEFT + at * step:.1f},{height - BOTTOM - value * scale:.1f}" for at, value in enumerate(values[index])
+        ]
         thick = index == order[-1]
         shape = (
             f'<polyline points="{" ".join(points)}" fill="none" stroke="{PALETTE[index % len(PALETTE)]}" '

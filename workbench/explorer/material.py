@@ -1,8 +1,7 @@
 """What the explorer shows, gathered once: the records of a run folder, or of a model over a corpus."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from workbench.activations import collect, collect_columns
 from workbench.corpus import corpus_hash, load_corpus
 from workbench.detectors import find_detectors
-from workbench.dimensions import find_dcds
+from workbench.dimensions import find_dcds, find_verdicts
+from workbench.dimensions.verdicts import MIN_PASSAGES
 from workbench.models import HookedModel, load_model
 from workbench.models.loading import BUILTIN
 from workbench.records import (
@@ -20,12 +20,16 @@ from workbench.records import (
     DimensionStatistics,
     PooledRows,
     Prompt,
+    Split,
+    Verdict,
+    load_table,
 )
 from workbench.runs import read_run
 
 Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
 
 DOCUMENTS_PER_DOMAIN = 60
+ENOUGH_IN: tuple[Split, ...] = ("identify", "test")
 
 
 class ExplorerError(ValueError):
@@ -42,7 +46,7 @@ class Material:
     rows: PooledRows
     dcds: tuple[Dimension, ...]
     detectors: tuple[Detector, ...]
-    verdicts: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
     model: HookedModel | None = None
     prompts: tuple[Prompt, ...] = ()
 
@@ -65,9 +69,7 @@ class Material:
         return [dcd.dimension for dcd in self.dcds if (dcd.domain, dcd.selection) == (domain, "magnitude")]
 
 
-def from_run(
-    folder: Path, *, model: HookedModel | None = None, prompts: Sequence[Prompt] | None = None
-) -> Material:
+def from_run(folder: Path, *, model: HookedModel | None = None, prompts: Sequence[Prompt] | None = None) -> Material:
     """The records of a run folder; with its model they can be steered with, with its prompts every context is shown.
 
     A run of the built-in model or corpus finds these by itself; those of another are passed in, as they were for the
@@ -92,8 +94,8 @@ def from_run(
         )
     if prompts is not None and corpus_hash(prompts) != run.manifest["data"]["corpus"]:
         raise ExplorerError(
-            f"{folder} was made with other passages than these {len(prompts)}; pass those of the run, with its domains, "
-            "seed and lengths, or make the run again"
+            f"{folder} was made with other passages than these {len(prompts)}; pass those of the run, with its "
+            "domains, seed and lengths, or make the run again"
         )
     found = (made_with["name"], run.statistics, run.rows, run.dcds, run.detectors, _verdicts(folder))
     return Material(*found, model, tuple(prompts or ()))
@@ -111,7 +113,7 @@ def from_model(
     """Run a model over prompts (by default 60 built-in passages per domain), select and label; nothing is written.
 
     Labels are looked for on the domain-critical dimensions, or on `dimensions` in every domain. Two passes over the
-    prompts; no verdicts, which need masking.
+    prompts. Verdicts are reached without masking, so they carry no costs.
     """
     if prompts is None:
         longest = min(1500, model.context_length - 1)
@@ -130,13 +132,19 @@ def from_model(
     values = collect_columns(model, prompts, columns, progress=progress)
     words: dict[int, Any] = {index: model.promoted_tokens(index) for index in indices}
     detectors = find_detectors(statistics, values, read, words, prompts, seed=seed)
-    return Material(model.name, statistics, rows, tuple(dcds), tuple(detectors), {}, model, tuple(prompts))
+    verdicts = _judged(rows, read, detectors)
+    return Material(model.name, statistics, rows, tuple(dcds), tuple(detectors), verdicts, model, tuple(prompts))
 
 
-def _verdicts(folder: Path) -> dict[tuple[str, int], str]:
+def _verdicts(folder: Path) -> tuple[Verdict, ...]:
     """Sink, detector, both or neither, where the run judged it."""
     path = folder / "records" / "verdicts.json"
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["records"]
-    return {(row["domain"], row["dimension"]): row["verdict"] for row in rows}
+    return tuple(load_table(path, Verdict)) if path.is_file() else ()
+
+
+def _judged(rows: PooledRows, read: Sequence[Dimension], detectors: Sequence[Detector]) -> tuple[Verdict, ...]:
+    """Verdicts without masking, or none where a domain has too few passages for an interval."""
+    fewest = min(
+        int(rows.where(split=split, domain=domain).sum()) for split in ENOUGH_IN for domain in set(rows.domains)
+    )
+    return tuple(find_verdicts(rows, read, detectors=detectors)) if fewest >= MIN_PASSAGES else ()

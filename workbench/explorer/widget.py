@@ -29,7 +29,7 @@ START = "The first thing to do is"
 
 
 class Explorer(anywidget.AnyWidget):
-    """The widget; made by `explore`. Setting `domain`, `layer`, `dimension`, `edit`, `strength` or `prompt` updates it."""
+    """The widget; made by `explore`. Setting `domain`, `layer`, `dimension`, `edit`, `strength` or `prompt` updates."""
 
     _esm = ASSETS / "explorer.js"
     _css = ASSETS / "explorer.css"
@@ -85,7 +85,7 @@ class Explorer(anywidget.AnyWidget):
     def _ipython_display_(self) -> None:
         """The static card, which a live front end hides, then the widget."""
         display(HTML(f'<div id="{self.static_id}">{self.card}</div>'))
-        data, metadata = self._repr_mimebundle_()
+        data, metadata = self._repr_mimebundle_()  # pyright: ignore[reportGeneralTypeIssues]
         display(data, metadata=metadata, raw=True)
 
     def _draw_map(self) -> None:

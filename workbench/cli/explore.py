@@ -1,0 +1,44 @@
+"""`workbench card`: one dimension card as one HTML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def card(
+    dimension: Annotated[int, typer.Option("--dimension", help="Residual dimension, counted from 0.")],
+    domain: Annotated[str, typer.Option("--domain", help="Domain from which it is seen.")],
+    layer: Annotated[int | None, typer.Option("--layer", help="0-based; the best-labelled one by default.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Take it from this run instead of collecting anew.")] = None,
+    model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
+    corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder of text, or a .jsonl file.")] = "builtin",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same card.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Passages per domain.")] = 60,
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("card.html"),
+) -> None:
+    """Write everything known of one dimension as one HTML file that opens offline."""
+    from workbench.cli.jobs import check_file
+    from workbench.cli.output import progress_bars
+    from workbench.explorer import Material, card_page, dimension_card, from_model, from_run
+    from workbench.runs import write_whole
+
+    check_file(out)
+    with progress_bars() as (stage, _):
+        material: Material
+        if run is not None:
+            material = from_run(run)
+        else:
+            from workbench.corpus import load_corpus
+            from workbench.models import load_model
+
+            loaded = load_model(model)
+            longest = min(1500, loaded.context_length - 1)
+            prompts = load_corpus(corpus, seed=seed, limit=limit, max_characters=longest)
+            chosen = [dimension]
+            material = from_model(
+                loaded, prompts, dimensions=chosen, seed=seed, progress=lambda done, total: stage("card", done, total)
+            )
+    made = dimension_card(material, dimension, domain, layer)
+    write_whole(out, card_page(made))
+    typer.echo(f"dimension {dimension} in {domain}, layer {made.layer}: {out}")
