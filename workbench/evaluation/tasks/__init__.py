@@ -10,5 +10,48 @@ from workbench.evaluation.tasks.base import (
     TaskItem,
     same_length,
 )
+from workbench.evaluation.tasks.builtin import (
+    builtin_choices,
+    builtin_facts,
+    builtin_persona,
+    builtin_refusal,
+    domain_exam,
+    domain_loss,
+    domain_share,
+)
+from workbench.evaluation.tasks.passages import PassageTask
+from workbench.evaluation.tasks.persona import persona_task
+from workbench.evaluation.tasks.questions import LetteredQuestion, QuestionTask
+from workbench.evaluation.tasks.refusal import RefusalJudge, refusal_classifier, refusal_task
+from workbench.evaluation.tasks.writing import DomainJudge, FunctionJudge, Judge, MarkerJudge, WritingTask, Written
 
-__all__ = ["FittingData", "ItemSet", "Metric", "Scores", "Task", "TaskError", "TaskItem", "same_length"]
+__all__ = [
+    "DomainJudge",
+    "FittingData",
+    "FunctionJudge",
+    "ItemSet",
+    "Judge",
+    "LetteredQuestion",
+    "MarkerJudge",
+    "Metric",
+    "PassageTask",
+    "QuestionTask",
+    "RefusalJudge",
+    "Scores",
+    "Task",
+    "TaskError",
+    "TaskItem",
+    "WritingTask",
+    "Written",
+    "builtin_choices",
+    "builtin_facts",
+    "builtin_persona",
+    "builtin_refusal",
+    "domain_exam",
+    "domain_loss",
+    "domain_share",
+    "persona_task",
+    "refusal_classifier",
+    "refusal_task",
+    "same_length",
+]

@@ -59,10 +59,11 @@ def refusal_classifier() -> DomainClassifier:
 
 def verdicts(classifier: DomainClassifier, texts: Sequence[str], compared: Sequence[str]) -> list[str]:
     """The most probable of the compared classes for every text; "other" for a text without a single known feature."""
-    columns = [classifier.domains.index(label) for label in compared]
+    labels = list(compared)
+    columns = [classifier.domains.index(label) for label in labels]
     best = classifier.probabilities(texts)[:, columns].argmax(axis=1)
     known = [bool(row.any()) for row in classifier.vectors(texts)]
-    return [compared[index] if is_known else OTHER for index, is_known in zip(best, known, strict=True)]
+    return [labels[index] if is_known else OTHER for index, is_known in zip(best, known, strict=True)]
 
 
 @final
