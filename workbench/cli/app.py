@@ -10,6 +10,7 @@ import typer
 
 from workbench import __version__
 from workbench.cli.explore import card
+from workbench.cli.compare import compare
 from workbench.cli.paper import paper
 
 if TYPE_CHECKING:
@@ -286,6 +287,7 @@ def doctor(
 
 
 app.command()(paper)
+app.command()(compare)
 app.command()(card)
 
 

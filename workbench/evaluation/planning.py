@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from workbench.evaluation.cells import CellKey, check_distinct
 from workbench.evaluation.methods import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.evaluation.metrics import LOGITS_BYTES
@@ -66,8 +64,7 @@ def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:
         return tuple(dict.fromkeys(sizes.layers))
     if sizes.n_layers >= n_layers:
         return tuple(range(n_layers))
-    spread = np.linspace(0, n_layers - 1, sizes.n_layers + 2)[1:-1]
-    return tuple(dict.fromkeys(round(float(layer)) for layer in spread))
+    return tuple(int((index + 0.5) * n_layers / sizes.n_layers) for index in range(sizes.n_layers))
 
 
 def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads: int) -> Plan:

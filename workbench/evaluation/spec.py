@@ -58,16 +58,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task: `kind` as in `workbench compare --help`, its data, and the domain or direction it is about.
+    """One kind of task with its data; `domains` for kinds with one task per domain (empty: all that the data have).
 
-    `data` is "builtin" or the path of a file of the user's own; `domains` is for tasks that have one target each.
+    `about`: the direction of refusal, the persona, or which facts or choices; "" takes the first. `data` is "builtin"
+    or the path of a file; `contrast` a second file where a kind needs one (requests to be answered, for refusal).
     """
 
     kind: str
     data: str = "builtin"
     domains: tuple[str, ...] = ()
-    direction: str = ""
-    limit: int = 0
+    about: str = ""
+    contrast: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""`workbench compare`: the matrix and the plan first, then cells that survive an interruption, tables and a report."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from workbench.evaluation.contest import Prepared
+    from workbench.evaluation.planning import Plan
+    from workbench.evaluation.spec import Spec
+
+N_PHRASES = 24  # printed at the end; the tables hold all
+
+
+def compare(
+    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="TOML file; see specs/ and docs.")] = None,
+    methods: Annotated[str, typer.Option("--methods", help="Without SPEC: methods, separated by commas.")] = "",
+    tasks: Annotated[str, typer.Option("--tasks", help="Without SPEC: tasks, separated by commas.")] = "",
+    model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seeds of SPEC.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One KL level, two layers, few items.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print matrix, cost and memory only; no weights needed.")
+    ] = False,
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
+) -> None:
+    """Compare steering methods and controls on tasks, at budgets fixed beforehand."""
+    from workbench.cli.output import no_other_bars
+    from workbench.evaluation.catalogue import plan_without_weights, prepare_spec
+
+    chosen = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
+    chosen = chosen.quick() if quick else chosen
+    if plan:
+        made, shape = plan_without_weights(chosen)
+        print_plan(made)
+        print_cost(chosen, made, shape)
+        return
+    no_other_bars()
+    folder = out or Path("runs") / f"compare-{chosen.name}"
+    prepared = prepare_spec(chosen)
+    print_plan(prepared.plan)
+    _run(prepared, folder)
+
+
+def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
+    from workbench.evaluation.spec import SpecError, read_spec, spec_from
+
+    if spec is not None:
+        if methods or tasks:
+            raise SpecError("SPEC names the methods and tasks; leave --methods and --tasks out, or leave SPEC out")
+        return read_spec(spec)
+    if not methods or not tasks:
+        raise SpecError("name a SPEC file, or both --methods and --tasks")
+    content = {"name": "command-line", "methods": _words(methods), "tasks": [{"kind": task} for task in _words(tasks)]}
+    return spec_from(content, "command line")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _overridden(spec: "Spec", model: str, device: str, dtype: str, seed: int | None, download: bool) -> "Spec":
+    given = {"name": model, "device": device, "dtype": dtype}
+    changed = {name: value for name, value in given.items() if value}
+    one = dataclasses.replace(spec.model, **changed, download=spec.model.download or download)
+    if model:
+        one = dataclasses.replace(one, shape=None, revision="")
+    return dataclasses.replace(spec, model=one, seeds=spec.seeds if seed is None else (seed,))
+
+
+def _run(prepared: "Prepared", folder: Path) -> None:
+    from workbench.cli.compare_page import write_comparison
+    from workbench.cli.output import progress_bars
+    from workbench.corpus import neutral_prompts
+    from workbench.evaluation.contest import run_prepared, seconds_of
+
+    with progress_bars() as (stage, console):
+        seconds = seconds_of(prepared)
+        console.print(f"estimate: about {_duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
+        outcomes = run_prepared(
+            prepared, folder, neutral_prompts(), progress=lambda done, total: stage("cells", done, total)
+        )
+    page = write_comparison(prepared, outcomes, folder)
+    print_phrases(outcomes.contrasts)
+    typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def print_plan(plan: "Plan") -> None:
+    """The applicability matrix with its reasons, and how much there is to do."""
+    from rich.table import Table
+    from rich.text import Text
+
+    reasons = list(dict.fromkeys(reason for row in plan.matrix.values() for reason in row.values() if reason))
+    table = Table(title="Which arm runs on which task", title_justify="left")
+    table.add_column("arm")
+    for task in plan.matrix:
+        table.add_column(task, overflow="fold")
+    for arm in next(iter(plan.matrix.values())):
+        marks = [row[arm] for row in plan.matrix.values()]
+        table.add_row(arm, *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks))
+    console = _console()
+    console.print(table)
+    for index, reason in enumerate(reasons, start=1):
+        console.print(f"n/a ({index}) because {reason}", markup=False, highlight=False)
+    layers = ", ".join(map(str, plan.layers))
+    typer.echo(
+        f"plan: {len(plan.cells)} cells, layers {layers}; {plan.n_positions:,.0f} token positions and "
+        f"{plan.n_generated:,.0f} generated tokens"
+    )
+
+
+def print_cost(spec: "Spec", plan: "Plan", shape: object) -> None:
+    """Memory and time from the shape of a model, without its weights."""
+    from workbench.evaluation.planning import memory_bytes, seconds_from_shape
+    from workbench.evaluation.spec import ModelShape
+
+    assert isinstance(shape, ModelShape)
+    parts = memory_bytes(shape, spec.model.dtype, n_positions=512)
+    held = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    seconds = seconds_from_shape(plan, shape, spec.model.teraflops)
+    where = f"device_map {spec.model.device_map!r}" if spec.model.device_map else spec.model.device
+    typer.echo(f"model: {spec.model.name}, {shape.n_parameters / 1e9:.3g} B weights, {spec.model.dtype}, {where}")
+    typer.echo(f"memory: about {sum(parts.values()) / 2**30:.1f} GiB ({held})")
+    typer.echo(
+        f"time: about {_duration(seconds)} if the device sustains {spec.model.teraflops:g} TFLOP/s (an assumption, "
+        "model.teraflops); right to an order of magnitude"
+    )
+
+
+def print_phrases(contrasts: Sequence[object]) -> None:
+    """The differences that were shown, methods first, and how many comparisons show none."""
+    from workbench.evaluation.tables import sentence
+    from workbench.records import Contrast
+
+    own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]
+    shown = sorted((one for one in own if one.verdict in ("better", "worse")), key=lambda one: one.role != "method")
+    for one in shown[:N_PHRASES]:
+        typer.echo(sentence(one))
+    if len(shown) > N_PHRASES:
+        typer.echo(f"... and {len(shown) - N_PHRASES} more")
+    counts = {word: sum(one.verdict == word for one in own) for word in ("no difference shown", "not measured")}
+    typer.echo(f"{len(shown)} differences shown; " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    from workbench.cli.output import PLAIN_WIDTH
+
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
