@@ -295,12 +295,12 @@ def persona(material: Material, draw: random.Random) -> str:
 
 
 PARTS: tuple[tuple[Callable[[Material, random.Random], str], float], ...] = (
-    (domain_facts, 0.39),
+    (domain_facts, 0.30),
     (conflict, 0.07),
-    (indirect_object, 0.12),
+    (indirect_object, 0.16),
     (choice, 0.16),
     (refusal, 0.12),
-    (persona, 0.14),
+    (persona, 0.19),
 )
 
 
