@@ -28,7 +28,7 @@ from workbench.records import Prompt, Tokens
 from workbench.steering import ContrastiveAddition, steer
 
 ROW, BATCH = 128, 32
-REPETITIONS = 5
+REPETITIONS = 3
 
 
 def rows_of(model: HookedModel, n_rows: int) -> list[Prompt]:
