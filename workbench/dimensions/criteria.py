@@ -62,6 +62,8 @@ def domain_profiles(
 
     `layers` are indices of the layer axis of the rows (None: all), averaged. Signed poolings are read by magnitude.
     """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     domains = split_domains(rows, split)
     chosen = _check_layers(layers, rows.values.shape[2])
     pooled = rows.pooled(pooling)
@@ -83,8 +85,6 @@ def split_domains(rows: PooledRows, split: Split) -> tuple[str, ...]:
     domains = tuple(domain for domain in dict.fromkeys(rows.domains) if domain != NEUTRAL)
     if len(domains) < 2:
         raise ValueError(f"a domain is told apart from others, but there is only {domains}; give at least two domains")
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     present = set(zip(rows.domains, rows.splits, strict=True))
     for domain in domains:
         if (domain, split) not in present:

@@ -142,7 +142,7 @@ def agreement_matrix(agreements: Sequence[ReadingAgreement], domain: str | None 
 
 def _scores(
     values: Float64[np.ndarray, "prompt layer d_model"], reading: Reading
-) -> Float64[np.ndarray, "prompt layer d_model"]:
+) -> Float64[np.ndarray, "prompt kept d_model"]:
     """Scores with the layers that are still apart: all for a vote, otherwise one."""
     if reading.sign == "absolute":
         values = np.abs(values)
