@@ -4,23 +4,30 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NOTEBOOK := $(VENV)/.installed-notebook
 JOBS ?= 2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 # One thread per test process: two processes with two threads each would fight over two cores.
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
-NOTEBOOKS := $(if $(wildcard notebooks/*.ipynb),--nbmake --nbmake-timeout=240 notebooks)
+NBMAKE := --nbmake --nbmake-timeout=240
+FIRST_LESSON := $(wildcard notebooks/01_*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo study test test-all check format figures lab wheel clean
+.PHONY: help venv demo study test test-all test-browser check format figures lab wheel clean
 
 help: ## say what the targets do
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
 	  + sys.version.split()[0] + "; say make PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) '.[dev,export]'
+	@touch $@
+
+$(NOTEBOOK): $(INSTALLED)
+	$(PIP) '.[dev,export,notebook]'
 	@touch $@
 
 venv: $(INSTALLED) ## make .venv with the pinned versions
@@ -31,11 +38,14 @@ demo: $(INSTALLED) ## the main job, quick preset, on the built-in model -> runs/
 study: $(INSTALLED) ## the full main job on the built-in model -> runs/study
 	$(BIN)/workbench study --out runs/study
 
-test: $(INSTALLED) ## tests and notebooks, without what is marked slow
-	$(TEST) -m "not slow" tests $(NOTEBOOKS)
+test: $(INSTALLED) ## tests and the first lesson, without what is marked slow or needs a browser
+	$(TEST) -m "not slow and not browser" tests $(if $(FIRST_LESSON),$(NBMAKE) $(FIRST_LESSON))
 
-test-all: $(INSTALLED) ## all tests, the slow ones too
-	$(TEST) tests $(NOTEBOOKS)
+test-all: $(NOTEBOOK) ## all tests and lessons, the slow ones and those in a browser too
+	$(TEST) tests $(if $(FIRST_LESSON),$(NBMAKE) notebooks)
+
+test-browser: $(NOTEBOOK) ## only what needs Chromium: exported files, pages, explorer
+	$(TEST) -m browser tests
 
 check: $(INSTALLED) ## ruff, pyright, import-linter
 	$(BIN)/ruff check .
@@ -47,11 +57,13 @@ format: $(INSTALLED) ## let ruff put the files in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(INSTALLED) ## redraw the figures of runs/study from its records, without a model
-	$(BIN)/workbench figures runs/study
+figures: $(INSTALLED) runs/study/manifest.json ## the paper's figures of runs/study (made first if missing) -> figures/
+	$(BIN)/workbench paper runs/study --out figures
 
-lab: $(INSTALLED) ## the notebooks in JupyterLab
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+runs/study/manifest.json: | $(INSTALLED)
+	$(BIN)/workbench study --out runs/study
+
+lab: $(NOTEBOOK) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 wheel: $(INSTALLED) ## build dist/*.whl

@@ -139,10 +139,10 @@ def figure_frame(figure: go.Figure) -> pd.DataFrame:
             part.insert(0, "series", _plain(str(trace.get("name") or "")))
             part.insert(0, "panel", heads.get(place, ""))
             parts.append(part)
-    table = (
-        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["panel", "series", *titles.values()])
-    )
-    empty = [name for name in ("panel", "series") if (table[name] == "").all()]
+    if not parts:
+        return pd.DataFrame(columns=list(titles.values()))
+    table = pd.concat(parts, ignore_index=True)
+    empty = [name for name in ("panel", "series") if not any(np.asarray(table[name], dtype=object))]
     return table.drop(columns=empty)
 
 

@@ -1,5 +1,6 @@
 """Figures as journals print them: a column's width, 8 points, no title, panels laid out anew for the width."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.figures.panels import (
-    LETTER,
     LINE,
     PIXELS_PER_MM,
     TICKS,
@@ -44,9 +44,9 @@ class Preset:
     points: float
 
     @property
-    def width(self) -> int:
-        """Width in CSS pixels, of which 96 are an inch."""
-        return round(self.width_mm * PIXELS_PER_MM)
+    def width(self) -> float:
+        """Width in whole CSS pixels, of which 96 are an inch."""
+        return 1.0 * round(self.width_mm * PIXELS_PER_MM)
 
     @property
     def type_size(self) -> float:
@@ -55,8 +55,8 @@ class Preset:
 
 
 PRESETS = {
-    "one-column": Preset("one-column", width_mm=85, max_height_mm=225, points=8),
-    "two-column": Preset("two-column", width_mm=175, max_height_mm=225, points=8),
+    "one-column": Preset("one-column", width_mm=85.0, max_height_mm=225.0, points=8.0),
+    "two-column": Preset("two-column", width_mm=175.0, max_height_mm=225.0, points=8.0),
 }
 
 
@@ -146,7 +146,7 @@ def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | No
     below = _legend(layout, traces, (width, height), free, size)
     height = min(height, column.max_height_mm * PIXELS_PER_MM - top - bottom - below)
     layout |= {
-        "width": column.width,
+        "width": int(column.width),
         "height": round(top + height + bottom + below),
         "margin": {"l": left, "r": right, "t": top, "b": bottom + below, "pad": 0},
         "font": {"color": "#000000", "size": size},
@@ -226,13 +226,13 @@ def _place_names(layout: Layout, inner_width: float, inner_height: float, size: 
         x, width = _pixels(x_axis, [note["x"] for note in own], inner_width)
         y, height = _pixels(y_axis, [note["y"] for note in own], inner_height)
         longest = max(len(plain_text(str(note["text"]))) for note in own)
-        label = 1.3 * LETTER * size * longest + 4
+        label = 0.556 * size * longest + 3  # the width of a digit
         spots = place_labels(x, y, panel_width=width, panel_height=height, label_width=label, label_height=1.2 * size)
         for note, (right, down) in zip(own, spots.tolist(), strict=True):
             note |= {"ax": right, "ay": down}
 
 
-def _pixels(axis: dict[str, Any], values: list[float], inner: float) -> tuple[np.ndarray, float]:
+def _pixels(axis: dict[str, Any], values: Sequence[float | int], inner: float) -> tuple[np.ndarray, float]:
     """Where values lie along an axis in pixels from its start, and its length."""
     start, stop = axis.get("domain", (0.0, 1.0))
     low, high = axis["range"]

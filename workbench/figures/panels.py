@@ -12,9 +12,9 @@ PIXELS_PER_MM = 96 / 25.4
 LETTER, LINE = 0.48, 1.3
 NARROWEST_PANEL = 29 * PIXELS_PER_MM
 LOWEST_PANEL = 22 * PIXELS_PER_MM
-GAP = 10
+GAP = 10.0
 WIDEST_LABEL = 0.5  # share of the column that labels of rows may take
-TICKS = 34  # pixels for the labels of a numeric vertical axis
+TICKS = 34.0  # pixels for the labels of a numeric vertical axis
 
 Layout = dict[str, Any]
 Traces = list[dict[str, Any]]

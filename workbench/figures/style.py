@@ -18,7 +18,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 NEUTRAL = "#808080"
 SEQUENTIAL = "Cividis"
 # Blue through grey to amber, ever lighter, so that the sign can be read without colour too; give `zmid=0` with it.
-DIVERGING = ((0.0, "#0B3D91"), (0.5, "#9B9B9B"), (1.0, "#FFDF80"))
+DIVERGING = ((0.0, "#0B3D91"), (0.5, "#A6A6A6"), (1.0, "#FFE48C"))
 FONT = '"Helvetica Neue", Arial, "Liberation Sans", "DejaVu Sans", sans-serif'
 # Width in pixels that label placement and panel gaps reckon with; figures stretch to the page they stand in.
 NOMINAL_WIDTH = 1040
