@@ -109,13 +109,14 @@ def print_plan(plan: "Plan") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    reasons = list(dict.fromkeys(reason for row in plan.matrix.values() for reason in row.values() if reason))
+    matrix = _grouped(plan)
+    reasons = list(dict.fromkeys(reason for row in matrix.values() for reason in row.values() if reason))
     table = Table(title="Which arm runs on which task", title_justify="left")
-    table.add_column("arm")
-    for task in plan.matrix:
+    table.add_column("arm", no_wrap=True)
+    for task in matrix:
         table.add_column(task, overflow="fold")
-    for arm in next(iter(plan.matrix.values())):
-        marks = [row[arm] for row in plan.matrix.values()]
+    for arm in next(iter(matrix.values())):
+        marks = [row[arm] for row in matrix.values()]
         table.add_row(arm, *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks))
     console = _console()
     console.print(table)
@@ -126,6 +127,18 @@ def print_plan(plan: "Plan") -> None:
         f"plan: {len(plan.cells)} cells, layers {layers}; {plan.n_positions:,.0f} token positions and "
         f"{plan.n_generated:,.0f} generated tokens"
     )
+
+
+def _grouped(plan: "Plan") -> dict[str, dict[str, str]]:
+    """The matrix with tasks of one kind that treat all arms alike as one column."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for task, row in plan.matrix.items():
+        groups.setdefault((task.split("/")[0], tuple(row.values())), []).append(task)
+    arms = list(next(iter(plan.matrix.values())))
+    return {
+        tasks[0] if len(tasks) == 1 else f"{kind} ({len(tasks)} tasks)": dict(zip(arms, marks, strict=True))
+        for (kind, marks), tasks in groups.items()
+    }
 
 
 def print_cost(spec: "Spec", plan: "Plan", shape: object) -> None:
