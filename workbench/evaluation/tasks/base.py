@@ -75,13 +75,15 @@ class FittingData:
 class Scores:
     """One value per item and metric, in the order of `names`; NaN where a judge gave no verdict.
 
-    `texts` are the continuations that were judged, empty for tasks that generate nothing.
+    `texts` are the continuations that were judged and `token_ids` their tokens (what `text_damage` reads), empty for
+    tasks that generate nothing.
     """
 
     names: tuple[str, ...]
     subjects: tuple[str, ...]
     values: Mapping[str, Float64[np.ndarray, "item"]]
     texts: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(
@@ -89,9 +91,11 @@ class Scores:
         items: Sequence[TaskItem],
         values: Mapping[str, Float64[np.ndarray, "item"]],
         texts: Sequence[str] = (),
+        token_ids: Sequence[tuple[int, ...]] = (),
     ) -> "Scores":
         """Scores of items in their order."""
-        return cls(tuple(item.name for item in items), tuple(item.subject for item in items), values, tuple(texts))
+        names, subjects = tuple(item.name for item in items), tuple(item.subject for item in items)
+        return cls(names, subjects, values, tuple(texts), tuple(token_ids))
 
     @property
     def n_unjudged(self) -> dict[str, int]:

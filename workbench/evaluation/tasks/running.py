@@ -70,6 +70,12 @@ def passage_means(
     return -_summed(model, rows, is_prompt=False) / np.array(counts)
 
 
+def continued_losses(model: HookedModel, written: Sequence[tuple[str, Sequence[int]]]) -> Float64[np.ndarray, "text"]:
+    """Mean loss in nats per token of generated ids after their prompts; every text has at least one token."""
+    rows = [(prompt_ids(model, prompt), list(ids)) for prompt, ids in written]
+    return -_summed(model, rows) / np.array([len(ids) for _, ids in rows])
+
+
 def _summed(
     model: HookedModel, rows: Sequence[tuple[list[int], list[int]]], *, is_prompt: bool = True
 ) -> Float64[np.ndarray, "row"]:

@@ -146,7 +146,7 @@ class WritingTask:
         values = self.judge(written)
         for metric in self.metrics:
             _check_verdicts(self.name, metric, values, len(items))
-        return Scores.of(items, values, [one.text for one in written])
+        return Scores.of(items, values, [one.text for one in written], [one.ids for one in written])
 
     def prompted(self) -> "WritingTask":
         if not self.prompted_items:
