@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from workbench import __version__
-from workbench.cli.explore import card
 from workbench.cli.compare import compare
+from workbench.cli.explore import card
+from workbench.cli.methods import fit, heads, layers
 from workbench.cli.paper import paper
 
 if TYPE_CHECKING:
@@ -223,8 +224,9 @@ def steer(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of the continuation.")] = 60,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     scope: Annotated[
-        str, typer.Option("--scope", help="Tokens to edit: all_but_first, prompt, generated ... or positions.")
-    ] = "all_but_first",
+        str | None,
+        typer.Option("--scope", help="Tokens to edit: all, prompt ..., or positions; an artefact has its own."),
+    ] = None,
     model: Model = "builtin",
     corpus: Corpus = "builtin",
     domains: Domains = None,
@@ -288,6 +290,9 @@ def doctor(
 
 app.command()(paper)
 app.command()(compare)
+app.command()(fit)
+app.command()(layers)
+app.command()(heads)
 app.command()(card)
 
 

@@ -52,7 +52,7 @@ class SteerOptions:
     save: Path | None
     max_new_tokens: int
     temperature: float
-    scope: str
+    scope: str | None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -64,7 +64,8 @@ class SteerOptions:
         if self.max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
         read_selection(self.selection)
-        read_scope(self.scope)
+        if self.scope is not None:
+            read_scope(self.scope)
         if self.save is not None:
             check_file(self.save)
 
@@ -132,15 +133,17 @@ def continuations(
     prompt: str, options: SteerOptions, settings: Settings, progress: StageProgress
 ) -> tuple[str, str, Steering]:
     """The text that follows the prompt without and with steering, and the steering."""
-    scope = read_scope(options.scope)
+    scope = Scope() if options.scope is None else read_scope(options.scope)
     model = open_model(settings)
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
         artefact = load_steering(options.artefact, model, STEERINGS)
-        steering, scope = artefact.steering, artefact.scope
+        steering = artefact.steering
+        scope = artefact.scope if options.scope is None else scope
+        check_prompt_length(steering, int(tokens.lengths[0]))
     else:
         prompts = load_passages(settings, model)
-        steering = _fit(model, prompts, options, settings, progress)
+        steering = fit_on_domain(model, prompts, options, settings, progress)
         if options.save is not None:
             options.save.parent.mkdir(parents=True, exist_ok=True)
             save_steering(options.save, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
@@ -155,7 +158,16 @@ def continuations(
     return plain, steered, steering
 
 
-def _fit(
+def check_prompt_length(steering: Steering, n_tokens: int) -> None:
+    """Raise where a method was learned per position, on prompts of another length."""
+    if steering.prompt_length not in (None, n_tokens):
+        raise ValueError(
+            f"the prompt has {n_tokens} tokens, but this {type(steering).__name__} was learned on prompts of "
+            f"{steering.prompt_length}; give a prompt of that length, or fit dyn-scalar"
+        )
+
+
+def fit_on_domain(
     model: HookedModel, prompts: list[Prompt], options: SteerOptions, settings: Settings, progress: StageProgress
 ) -> Steering:
     """Fit on the passages to identify on: those of the domain against those of all others."""

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -13,6 +15,7 @@ from transformers.utils import logging
 from workbench.estimate import Estimate
 from workbench.figures.effects import arm_name, is_lower_better, shows_difference
 from workbench.records import Comparison, Detector, Dimension
+from workbench.steering import LayerMap
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
 N_TOKENS = 6
@@ -122,6 +125,42 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
         rows.append((metric, arm, f"{budget:g}", mean, *map(str, counts)))
     columns = ("metric", "method", "KL", "mean effect", "better", "no difference shown", "worse", "not measured")
     _print_table("Steered against unsteered on held-out text: number of domains", columns, rows)
+
+
+def layer_frame(found: LayerMap) -> pd.DataFrame:
+    """The cosine similarity of every stage of the stream with every other, one row per pair."""
+    stages = [f"{kind}.{layer}" for layer in range(len(found.formation)) for kind in ("resid_pre", "resid_mid")]
+    rows, columns = np.indices(found.similarity.shape)
+    return pd.DataFrame(
+        {
+            "stage": [stages[index] for index in rows.ravel()],
+            "other": [stages[index] for index in columns.ravel()],
+            "cosine": found.similarity.ravel(),
+        }
+    )
+
+
+def print_layers(found: LayerMap) -> None:
+    """Where the persona is formed: similarity before and after the attention of every layer, and the curve."""
+    rows = []
+    for layer, formation in enumerate(found.formation):
+        before, after = found.similarity[2 * layer, 2 * layer + 1], found.similarity[2 * layer + 1, 2 * layer + 2 :]
+        later = f"{after.mean():.3f}" if len(after) else ""
+        curve = "" if np.isnan(formation) else f"{formation:+.3f}"
+        rows.append((str(layer), f"{before:.3f}", later, curve, "formed here" if layer == found.layer else ""))
+    columns = ("layer", "cosine before / after attention", "mean cosine with what follows", "formation", "")
+    _print_table("Where the persona direction is formed", columns, rows)
+
+
+def print_heads(frame: pd.DataFrame, layer: int) -> None:
+    """Heads of one layer by their share of the change of its attention output."""
+    own = frame[frame.layer == layer].sort_values("share", ascending=False)
+    rows = [
+        (str(row.head), f"{row.share:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", f"{row.norm:.3g}", str(row.role))
+        for row in own.itertuples()
+    ]
+    columns = ("head", "share of |Delta o|^2, 95 % interval", "norm", "role")
+    _print_table(f"Heads of layer {layer}", columns, rows)
 
 
 def _visible(token: str) -> str:

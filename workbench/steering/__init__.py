@@ -49,6 +49,7 @@ from workbench.steering.dyn_scalar import DynScalar
 from workbench.steering.iti import ITI, HeadProbes, probe_heads
 from workbench.steering.sadi import SADI
 from workbench.steering.steer_vec import SteerVec
+from workbench.steering.style_data import PersonaExchanges, builtin_personas, persona_exchanges, read_exchanges
 from workbench.steering.style_heads import (
     Exchange,
     HeadAblation,
@@ -109,6 +110,7 @@ __all__ = [
     "LayerMap",
     "Objective",
     "PersonaActivations",
+    "PersonaExchanges",
     "ProbeLog",
     "Scope",
     "SignScores",
@@ -122,6 +124,7 @@ __all__ = [
     "Where",
     "behaviour_items",
     "builtin_items",
+    "builtin_personas",
     "candidate_directions",
     "ccc_items",
     "cumulative_ablations",
@@ -134,8 +137,10 @@ __all__ = [
     "null_threshold",
     "pairs_of",
     "persona_activations",
+    "persona_exchanges",
     "probe_heads",
     "random_heads",
+    "read_exchanges",
     "read_items",
     "refusal_scores",
     "save_steering",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -74,7 +74,12 @@ class Scope:
 
 
 class Steering(ABC):
-    """What a method would add to the activations, at strength 1. Subclasses are frozen dataclasses and final."""
+    """What a method would add to the activations, at strength 1. Subclasses are frozen dataclasses and final.
+
+    `published_scope` is where the method's source edits; `steer` does not look at it, the command line does.
+    """
+
+    published_scope: ClassVar[Scope] = Scope("all_but_first")
 
     @property
     @abstractmethod

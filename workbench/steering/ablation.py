@@ -155,13 +155,18 @@ def score_candidates(
     *,
     refusal_tokens: Sequence[int],
 ) -> tuple[CandidateScore, ...]:
-    """Measure every candidate of `candidate_directions` (all layers) on held-out texts; three passes over them each."""
+    """Measure every candidate of `candidate_directions` (all layers) on held-out texts; three passes over them each.
+
+    Candidates of zero are no directions and are left out: the input of layer 0 at a token that all texts share.
+    """
     if len(candidates) != model.n_layers:
         raise SteeringError(f"candidates of {len(candidates)} layers, but {model.name} has {model.n_layers}; pass all")
     plain = _next_token(model, harmless)
     scores = []
     for layer, directions in enumerate(candidates.float()):
         for place, direction in enumerate(directions):
+            if not bool(direction.any()):
+                continue
             ablation = DirectionalAblation(direction, model.n_layers)
             addition = ContrastiveAddition(direction, layer, "resid_pre")
             ablated = _next_token(model, harmless, ablation)

@@ -9,7 +9,7 @@ beyond it are left alone. A multiplication cannot create a direction that is abs
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Steering, SteeringError
+from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
 
 
@@ -28,6 +28,8 @@ class ActivationScaling(Steering):
 
     alpha: Float[Tensor, "site pos"]
     site_names: tuple[str, ...]
+
+    published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
         if len(self.site_names) != len(self.alpha):

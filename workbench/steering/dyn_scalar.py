@@ -9,7 +9,7 @@ not grow with the scale of the site.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Steering, SteeringError
+from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
 
 DEFAULT = replace(Objective(), minimality=1e-3, rate=1e-3)
@@ -30,6 +30,8 @@ class DynScalar(Steering):
 
     probes: Float[Tensor, "site d_model"]
     site_names: tuple[str, ...]
+
+    published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
         if len(self.site_names) != len(self.probes):

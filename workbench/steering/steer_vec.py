@@ -9,7 +9,7 @@ perturbation. Tied to positions like Activation Scaling.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Steering, SteeringError
+from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
 from workbench.steering.activation_scaling import at_positions
 
@@ -31,6 +31,8 @@ class SteerVec(Steering):
 
     vectors: Float[Tensor, "site pos d_model"]
     site_names: tuple[str, ...]
+
+    published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
         if len(self.site_names) != len(self.vectors):

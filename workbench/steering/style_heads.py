@@ -12,7 +12,7 @@ heads by share: with few heads a z-score cannot exceed (n - 1) / sqrt(n).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.models import Call, HookedModel
 from workbench.records import Site
-from workbench.steering._base import Steering, SteeringError
+from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._directions import check_finite
 from workbench.steering._pairs import check_heads
 
@@ -220,6 +220,8 @@ class StyleHeads(Steering):
     heads: tuple[int, ...]
     n_heads: int
 
+    published_scope: ClassVar[Scope] = Scope("from_last_prompt")
+
     def __post_init__(self) -> None:
         check_finite("vectors", self.vectors)
         if len(self.vectors) != len(self.heads) or len(set(self.heads)) != len(self.heads) or not self.heads:
@@ -264,6 +266,8 @@ class HeadAblation(Steering):
 
     heads: tuple[tuple[int, int], ...]
     n_heads: int
+
+    published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
         if not all(0 <= head < self.n_heads for _, head in self.heads):

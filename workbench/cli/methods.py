@@ -1,0 +1,132 @@
+"""`workbench fit`, `layers` and `heads`: every steering method from the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from workbench.study import Settings
+
+ModelName = Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Persona = Annotated[
+    str, typer.Option("--persona", help="pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}.")
+]
+Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
+METHOD_HELP = (
+    "cds, caa, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), style-heads (on "
+    "--persona), scaling, steer-vec, dyn-scalar (on --items)."
+)
+
+
+def fit(
+    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)],
+    out: Annotated[Path, typer.Option("--out", help="Artefact to write; use it with steer --artefact.")],
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="JSON lines of {positive, negative}: two texts each.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="This domain against all others.")] = None,
+    items: Annotated[
+        str | None, typer.Option("--items", help="ccc, ioi, or JSON lines of {prompt, correct, wrong}.")
+    ] = None,
+    persona: Annotated[
+        str | None,
+        typer.Option("--persona", help="A built-in persona, or JSON lines of {prompt, positive, negative}."),
+    ] = None,
+    layer: Annotated[int | None, typer.Option("--layer", help="0-based; chosen by the method by default.")] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Units, heads or dimensions; the method's own by default.")
+    ] = None,
+    site: Annotated[str | None, typer.Option("--site", help="z, mlp_raw or resid_post, for austeer and sadi.")] = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="Tokens to edit; the paper's by default.")] = None,
+    selection: Annotated[
+        str, typer.Option("--selection", help="For cds: magnitude, discrimination, both.")
+    ] = "magnitude",
+    model: ModelName = "builtin",
+    corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
+    domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
+) -> None:
+    """Fit a steering method and save it as an artefact."""
+    from workbench.cli import jobs, method_jobs, output
+    from workbench.study import Settings
+
+    options = method_jobs.FitOptions(method, out, pairs, domain, items, persona, layer, k, site, selection, scope)
+    source, names = jobs.source_and_domains(corpus, domains)
+    settings = Settings(
+        model,
+        source,
+        names,
+        k if method == "cds" and k is not None else 8,
+        seed,
+        device,
+        dtype,
+        truncate=truncate,
+        allow_download=download,
+    )
+    with output.progress_bars() as (stage, _):
+        fitted = method_jobs.fit(options, settings, stage)
+    sites = ", ".join(str(site) for site in fitted.steering.sites)
+    typer.echo(f"{type(fitted.steering).__name__} at {sites}")
+    for note in fitted.notes:
+        typer.echo(note)
+    typer.echo(f'saved: {out}\ntry: workbench steer --artefact {out} "..."')
+
+
+def layers(
+    persona: Persona,
+    model: ModelName = "builtin",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Table = None,
+) -> None:
+    """Map where along the layers a persona is formed (style heads)."""
+    from workbench.cli import jobs, method_jobs, output
+
+    if out is not None:
+        jobs.check_file(out)
+    with output.progress_bars():
+        found, exchanges = method_jobs.persona_layers(persona, _settings(model, seed, device, dtype))
+    typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
+    output.print_layers(found)
+    if out is not None:
+        jobs.write_table(output.layer_frame(found), out)
+        typer.echo(f"table of cosines: {out}")
+
+
+def heads(
+    persona: Persona,
+    layer: Annotated[int | None, typer.Option("--layer", help="0-based; where the persona forms by default.")] = None,
+    model: ModelName = "builtin",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Table = None,
+) -> None:
+    """Score the attention heads that write a persona (style heads)."""
+    from workbench.cli import jobs, method_jobs, output
+
+    if out is not None:
+        jobs.check_file(out)
+    with output.progress_bars():
+        settings = _settings(model, seed, device, dtype)
+        scores, chosen, exchanges = method_jobs.persona_heads(persona, settings, layer)
+    typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
+    output.print_heads(scores.frame(), chosen)
+    if out is not None:
+        jobs.write_table(scores.frame(), out)
+        typer.echo(f"table of all layers: {out}")
+
+
+def _settings(model: str, seed: int, device: str, dtype: str) -> "Settings":
+    from workbench.study import Settings
+
+    return Settings(model=model, seed=seed, device=device, dtype=dtype)
