@@ -121,8 +121,15 @@ def masked_table(result: Criticality) -> pd.DataFrame:
         frame["rank"] = [places[key] for key in keys]
         frame["identify"] = measured.reindex(pd.MultiIndex.from_tuples(keys)).to_numpy()
         frame["magnitude"] = [magnitude[result.domains.index(domain), dimension] for domain, dimension in keys]
-        frames.append(frame.sort_values(["domain", "rank"], kind="stable"))
+        frames.append(_in_order(frame, result.domains))
     return pd.concat(frames, ignore_index=True)
+
+
+def _in_order(frame: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
+    """Rows by domain as the experiment has them, then by rank."""
+    places = {domain: place for place, domain in enumerate(domains)}
+    order = np.lexsort((np.asarray(frame["rank"]), np.array([places[domain] for domain in frame["domain"]])))
+    return frame.iloc[order]
 
 
 def exam_table(result: Criticality) -> pd.DataFrame:
@@ -136,7 +143,7 @@ def exam_table(result: Criticality) -> pd.DataFrame:
         for domain, dimension in zip(frame["domain"], frame["dimension"], strict=True):
             ranks.append(RANDOM if dimension in result.random else found[domain].index(dimension) + 1)
         frame.insert(3, "rank", ranks)
-        frames.append(frame.sort_values(["domain", "rank"], kind="stable"))
+        frames.append(_in_order(frame, result.domains))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -230,18 +237,18 @@ def summarise_criticality(result: Criticality) -> dict[str, Any]:
         "plan": result.plan,
         "forward_passes": result.cost,
         "passages": {part: _counts(getattr(result, part)["zero"]) for part in ("identify", "test")},
-        "drops": _records(drops[drops["ranked_by"] == "zero"]),
-        "rank_1": _records(masked[(masked["masked_to"] == "zero") & (masked["rank"] == 1)]),
+        "drops": table_rows(drops[drops["ranked_by"] == "zero"]),
+        "rank_1": table_rows(masked[(masked["masked_to"] == "zero") & (masked["rank"] == 1)]),
         "exam": exam_summary(result),
-        "agreement": _records(agreement[is_shown]),
-        "recall": _records(recall_table(result)),
+        "agreement": table_rows(agreement[is_shown]),
+        "recall": table_rows(recall_table(result)),
     }
 
 
 def exam_summary(result: Criticality) -> list[dict[str, Any]]:
     """Accuracy and what masking costs it, per mode and rank, over the items of all domains together."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in _records(exam_table(result)):
+    for row in table_rows(exam_table(result)):
         groups.setdefault((row["masked_to"], row["rank"]), []).append(row)
     rows = []
     for (mode, rank), own in groups.items():
@@ -252,7 +259,8 @@ def exam_summary(result: Criticality) -> list[dict[str, Any]]:
     return rows
 
 
-def _records(frame: Any) -> list[dict[str, Any]]:
+def table_rows(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a table as plain dictionaries."""
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
 
 

@@ -39,6 +39,7 @@ PLANS = {
         n_largest=2,
         n_random=0,
         n_groups=1,
+        n_points=1,
     ),
 }
 HIGH_NORM = 10.0  # times the median norm of the tokens of the same passage and layer

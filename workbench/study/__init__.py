@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.corpus import neutral_prompts
+from workbench.dimensions import stability_summary, verdict_summary
 from workbench.dimensions.critical_tables import summarise_criticality
 from workbench.estimate import Estimate, estimate_study
 from workbench.evaluation.criticality import PLANS, planned_costs
@@ -80,7 +81,12 @@ def perform(
             seconds = time.perf_counter() - started
             found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
             summary = summarise(source_name(model.name), *found, seconds)
-            summary |= {"classifier": findings.classifier, "masking": summarise_criticality(findings.masking)}
+            summary |= {
+                "classifier": findings.classifier,
+                "masking": summarise_criticality(findings.masking),
+                "verdicts": verdict_summary(findings.verdicts, findings.controls),
+                "stability": stability_summary(findings.selections, findings.conditions),
+            }
             write_json(folder / "summary.json", summary)
             write_json(folder / MANIFEST, manifest(settings, model, prompts, timings, seconds))
             draw_figures(folder)

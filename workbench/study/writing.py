@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from workbench.corpus import corpus_hash, neutral_prompts
 from workbench.detectors import detector_frame
-from workbench.dimensions import dcd_frame, frequency_table
+from workbench.dimensions import dcd_frame, frequency_table, verdict_frame
 from workbench.dimensions.critical_tables import criticality_tables
 from workbench.dimensions.experiments import save_criticality
 from workbench.environment import library_versions, platform_facts
 from workbench.models import HookedModel
-from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table
+from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table, to_plain
 from workbench.runs import MASKING, comparison_frame, profile_frame, write_json
 from workbench.study.settings import PRESETS, Settings
 from workbench.study.stages import ROWS, Findings
@@ -28,6 +30,9 @@ def write_records(folder: Path, findings: Findings) -> None:
     save_table(list(findings.comparisons), folder / "comparisons.json")
     save_table(list(findings.between), folder / "between_arms.json")
     write_json(folder / "classifier.json", findings.classifier)
+    for name in ("verdicts", "selections", "conditions", "readings"):
+        save_table(list(getattr(findings, name)), folder / f"{name}.json")
+    write_json(folder / "controls.json", findings.controls)
     save_criticality(findings.masking, folder / MASKING)
 
 
@@ -45,6 +50,9 @@ def write_tables(folder: Path, findings: Findings) -> None:
         .melt(id_vars="domain", var_name="dimension", value_name="frequency"),
         "profiles": profile_frame(findings.statistics, dimensions),
     }
+    tables |= {"verdicts": verdict_frame(findings.verdicts)}
+    for name in ("selections", "conditions", "readings"):
+        tables[name] = pd.DataFrame([to_plain(item) for item in getattr(findings, name)])
     tables |= {f"masking_{name}": table for name, table in criticality_tables(findings.masking).items()}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)

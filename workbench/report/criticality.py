@@ -1,0 +1,102 @@
+"""The section of the report on masking: what the model loses without single dimensions, and how that is ranked."""
+
+from html import escape
+
+import pandas as pd
+
+from workbench.dimensions.critical_tables import criticality_tables, exam_summary, table_rows
+from workbench.dimensions.experiments import Criticality, load_criticality
+from workbench.figures import table_html
+from workbench.figures.criticality import (
+    drop_caption,
+    drop_figure,
+    magnitude_drop_caption,
+    magnitude_drop_figure,
+    overlap_caption,
+    overlap_figure,
+    recall_caption,
+    recall_figure,
+)
+from workbench.figures.style import number
+from workbench.report.material import Material, absent, paragraph, plot
+from workbench.runs import MASKING
+
+
+def masking(material: Material) -> str:
+    """Drops by rank, magnitude against drop, agreement, recall where it was measured, the exam, and all drops."""
+    folder = material.folder / "records" / MASKING
+    if not folder.is_dir():
+        return absent("masking of dimensions")
+    result = load_criticality(folder)
+    tables = criticality_tables(result)
+    path = "full" if "zero" in result.plan.exhaustive else "screened"
+    parts = [
+        _how(result, path),
+        plot(drop_figure(tables["drops"]), "drops", drop_caption(tables["drops"], path=path)),
+        plot(magnitude_drop_figure(tables["masked"]), "large-or-needed", magnitude_drop_caption(tables["masked"])),
+        plot(
+            overlap_figure(tables["agreement"]),
+            "overlap",
+            overlap_caption(tables["agreement"], k=result.plan.k, path=path),
+        ),
+    ]
+    if "recall" in tables:
+        recall = tables["recall"].assign(setting=f"{result.plan.n_groups} groups, {result.plan.n_points} points")
+        parts.append(plot(recall_figure(recall), "recall", recall_caption(recall)))
+    parts += [_exam(result), _drop_details(tables["drops"])]
+    return "".join(parts)
+
+
+def _how(result: Criticality, path: str) -> str:
+    plan = result.plan
+    n = len(result.domains)
+    counts = {part: len(getattr(result, part)["zero"].prompts) // n for part in ("identify", "test")}
+    if path == "full":
+        ranked = f"every dimension was masked to zero in {counts['identify']} passages per domain of identify"
+    else:
+        ranked = (
+            f"gradients estimated all dimensions on {counts['identify']} passages per domain of identify, and "
+            f"the first {plan.m} of each were then masked exactly (the screened path)"
+        )
+    few = " With so few passages only large drops can be shown." if min(counts.values()) < 10 else ""
+    return paragraph(
+        f"To rank the dimensions, {ranked}; what is reported is measured on {counts['test']} passages per domain of "
+        f"test. All in all {number(result.cost)} forward passes.{few}"
+    )
+
+
+def _exam(result: Criticality) -> str:
+    rows = exam_summary(result)
+    if not rows:
+        return paragraph("No exam fits this model and corpus, so accuracy under masking was not measured.")
+    shown = [
+        (
+            row["masked_to"],
+            str(row["rank"]) if row["rank"] else "random",
+            f"{row['accuracy']:.0%}",
+            f"{row['accuracy'] - row['accuracy_drop']:.0%}",
+            number(row["log_odds_drop"]),
+            str(row["n_items"]),
+        )
+        for row in rows
+    ]
+    heads = ("masked to", "rank", "accuracy", "accuracy masked", "fall of log-odds (nats)", "items")
+    label = "Exam items of test with the dimension at each rank masked, all domains together"
+    return f"<h3>Exam</h3>{table_html(heads, shown, label=label)}"
+
+
+def _drop_details(drops: pd.DataFrame) -> str:
+    rows = [
+        (
+            *(str(row[name]) for name in ("masked_to", "ranked_by", "domain")),
+            str(row["rank"]) if row["rank"] else "random",
+            str(row["dimension"]) if row["dimension"] >= 0 else "–",
+            number(row["drop"]),
+            f"{number(row['low'])} to {number(row['high'])}",
+            "yes" if row["verified"] else "estimate",
+        )
+        for row in table_rows(drops)
+    ]
+    heads = ("masked to", "ranked by", "domain", "rank", "dimension", "rise", "95 % interval", "rank measured")
+    table = table_html(heads, rows, label="Rise of token loss on test (nats per token)")
+    return f"<details><summary>{escape('All drops')}: {len(rows)} rows</summary>{table}</details>"
