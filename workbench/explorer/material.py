@@ -24,7 +24,7 @@ from workbench.records import (
     Verdict,
     load_table,
 )
-from workbench.runs import read_run
+from workbench.runs import Run, read_run
 
 Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
 
@@ -75,7 +75,7 @@ def from_run(folder: Path, *, model: HookedModel | None = None, prompts: Sequenc
     A run of the built-in model or corpus finds these by itself; those of another are passed in, as they were for the
     run. Raises `ExplorerError` where model or prompts are not the ones that the run was made with.
     """
-    run = read_run(folder)
+    run: Run = read_run(folder)
     settings, made_with = run.manifest["settings"], run.manifest["model"]
     if model is None and made_with["name"] == BUILTIN:
         model = load_model()
