@@ -40,7 +40,34 @@ def estimate_study(
 
     Good to a factor of about two: generation runs smaller batches, and detectors are scored on the processor.
     """
-    sample = sorted(prompts, key=lambda prompt: len(prompt.text))[len(prompts) // 2 :][:N_TIMED]
+    sample = _sample(prompts)
+    n_sampled, n_padded, seconds = _timed_batch(model, sample, batch_size, truncate)
+    tokens_per_character = n_sampled / sum(len(prompt.text) for prompt in sample)
+    n_corpus = tokens_per_character * sum(len(prompt.text) for prompt in prompts)
+    comparison = plan(model, prompts, neutral, kl_levels=kl_levels, preset=preset)
+    steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens + n_masked * n_corpus / len(prompts))
+    weights = sum(parameter.numel() for parameter in model.hf_model.parameters()) * BYTES_PER_PARAMETER[model.dtype]
+    batch = n_padded * model.d_model * (model.n_layers + 8) * 4
+    kept = 4 * round(n_corpus) * n_columns
+    return Estimate(steps, weights + kept + max(batch, comparison.memory_bytes))
+
+
+def seconds_per_passage(
+    model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = 32, truncate: bool = False
+) -> float:
+    """Seconds of one forward pass of a passage of typical length, from one batch that is run twice."""
+    sample = _sample(prompts)
+    return _timed_batch(model, sample, batch_size, truncate)[2] / len(sample)
+
+
+def _sample(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return sorted(prompts, key=lambda prompt: len(prompt.text))[len(prompts) // 2 :][:N_TIMED]
+
+
+def _timed_batch(
+    model: HookedModel, sample: Sequence[Prompt], batch_size: int, truncate: bool
+) -> tuple[int, int, float]:
+    """Real tokens of the sample, places of its largest batch, and the seconds of its second run."""
     sites = model.residual_sites()
     n_sampled, n_padded, seconds = 0, 0, 0.0
     for _, tokens in batches(model, sample, batch_size=batch_size, truncate=truncate):
@@ -50,11 +77,4 @@ def estimate_study(
         seconds += time.perf_counter() - started
         n_sampled += int(tokens.mask.sum())
         n_padded = max(n_padded, tokens.ids.numel())
-    tokens_per_character = n_sampled / sum(len(prompt.text) for prompt in sample)
-    n_corpus = tokens_per_character * sum(len(prompt.text) for prompt in prompts)
-    comparison = plan(model, prompts, neutral, kl_levels=kl_levels, preset=preset)
-    steps = seconds / n_sampled * (2 * n_corpus + comparison.n_tokens + n_masked * n_corpus / len(prompts))
-    weights = sum(parameter.numel() for parameter in model.hf_model.parameters()) * BYTES_PER_PARAMETER[model.dtype]
-    batch = n_padded * model.d_model * (len(sites) + 8) * 4
-    kept = 4 * round(n_corpus) * n_columns
-    return Estimate(steps, weights + kept + max(batch, comparison.memory_bytes))
+    return n_sampled, n_padded, seconds

@@ -10,6 +10,7 @@ import typer
 
 from workbench import __version__
 from workbench.cli.compare import compare
+from workbench.cli.criticality import mask
 from workbench.cli.explore import card
 from workbench.cli.methods import fit, heads, layers
 from workbench.cli.paper import paper
@@ -294,6 +295,7 @@ app.command()(fit)
 app.command()(layers)
 app.command()(heads)
 app.command()(card)
+app.command()(mask)
 
 
 def _settings(
