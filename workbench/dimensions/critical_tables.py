@@ -25,10 +25,10 @@ from workbench.dimensions.criticality import (
     mean_interval,
     overlap_at_k,
     rank_dimensions,
-    recall_at_k,
     spearman,
+    top_dimensions,
 )
-from workbench.dimensions.experiments import FIRST_TOKEN, Criticality, rank_scores, ranking
+from workbench.dimensions.experiments import FIRST_TOKEN, Criticality, largest_of, rank_scores, ranking
 from workbench.records import ChoiceMasking, MaskingResult, MaskMode
 
 MEAN = "mean"  # of the domains
@@ -211,17 +211,21 @@ def jaccard_table(result: Criticality) -> pd.DataFrame:
 
 
 def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 32, 40)) -> pd.DataFrame:
-    """Recall@k of the estimate with m candidates, per exhaustively masked mode and domain, and its cost.
+    """Recall@k of the screened path with m candidates, per exhaustively masked mode and domain, and its cost.
 
-    `cost` is in forward passes over the passages: the estimate, one unmasked pass, and m masked ones; `fraction` is of
-    the exhaustive cost.
+    The largest dimensions of the plan are candidates besides. `cost` is in forward passes over the passages: the
+    estimate, one unmasked pass, and one per candidate; `fraction` is of the exhaustive cost.
     """
     k, rows = result.plan.k, []
+    largest = set(largest_of(result.magnitudes, result.plan.n_largest))
     for mode in result.plan.exhaustive:
         exact, estimate = result.identify[mode], result.estimates[mode]
         for m in (m for m in ms if k <= m <= result.d_model):
-            cost = estimate.cost + 1 + m
-            for domain, recall in recall_at_k(exact, estimate, k=k, m=m, split="identify").items():
+            true, found = top_dimensions(exact, k), top_dimensions(estimate, m)
+            for domain in result.domains:
+                candidates = largest | set(found[domain])
+                cost = estimate.cost + 1 + len(candidates)
+                recall = len(candidates & set(true[domain])) / k
                 rows.append([mode, domain, k, m, recall, cost, cost / (result.d_model + 1)])
     return pd.DataFrame(rows, columns=["mode", "domain", "k", "m", "recall", "cost", "fraction"])
 

@@ -119,6 +119,12 @@ def rank_scores(order: Sequence[int], d_model: int) -> Float64[np.ndarray, "d_mo
     return scores
 
 
+def largest_of(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], n: int) -> tuple[int, ...]:
+    """The n largest dimensions after the first token and the n largest at it, which gradients may not see; sorted."""
+    means = [magnitudes[name].mean(axis=0) for name in (TOKEN_READINGS[0], FIRST_TOKEN)]
+    return tuple(sorted({index for mean in means for index in rank_dimensions(mean)[:n].tolist()}))
+
+
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 _PARTS = ("estimates", "identify", "test")

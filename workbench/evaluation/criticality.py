@@ -16,8 +16,7 @@ from jaxtyping import Float64
 
 from workbench.activations import stream
 from workbench.dimensions.criteria import NEUTRAL
-from workbench.dimensions.criticality import rank_dimensions
-from workbench.dimensions.experiments import FIRST_TOKEN, TOKEN_READINGS, Criticality, CriticalityPlan, ranking
+from workbench.dimensions.experiments import TOKEN_READINGS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.evaluation.attribution import estimate_masking, screened_masking
 from workbench.evaluation.masking import mask_choices, mask_dimensions
 from workbench.evaluation.replacements import Replacement, make_replacement
@@ -69,7 +68,7 @@ def measure_criticality(
     domains = tuple(dict.fromkeys(prompt.domain for prompt in identify))
     chosen = sample_items(items, domains, plan.n_items)
     magnitudes = token_magnitudes(model, identify, truncate=truncate)
-    largest = _largest(magnitudes, plan.n_largest)
+    largest = largest_of(magnitudes, plan.n_largest)
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
     meter = _Meter(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
     options: dict[str, Any] = {"seed": seed, "truncate": truncate}
@@ -194,12 +193,6 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
         weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         found[name] = (values * weight[..., None]).sum(dim=1).mean(dim=0).double().cpu().numpy()
     return found
-
-
-def _largest(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], n: int) -> tuple[int, ...]:
-    """The n largest dimensions after the first token and the n largest at it, which gradients may not see."""
-    means = [magnitudes[name].mean(axis=0) for name in (TOKEN_READINGS[0], FIRST_TOKEN)]
-    return tuple(sorted({index for mean in means for index in rank_dimensions(mean)[:n].tolist()}))
 
 
 def _estimate(
