@@ -13,7 +13,9 @@ from workbench.cli.compare import compare
 from workbench.cli.criticality import mask
 from workbench.cli.explore import card
 from workbench.cli.methods import fit, heads, layers
+from workbench.cli.harness import lm_eval
 from workbench.cli.paper import paper
+from workbench.cli.verdicts import verdict
 
 if TYPE_CHECKING:
     from workbench.study import Settings
@@ -226,7 +228,7 @@ def steer(
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     scope: Annotated[
         str | None,
-        typer.Option("--scope", help="Tokens to edit: all, prompt ..., or positions; an artefact has its own."),
+        typer.Option("--scope", help="Tokens to edit: all, generated ..., or positions."),
     ] = None,
     model: Model = "builtin",
     corpus: Corpus = "builtin",
@@ -291,11 +293,13 @@ def doctor(
 
 app.command()(paper)
 app.command()(compare)
+app.command("lm-eval")(lm_eval)
 app.command()(fit)
 app.command()(layers)
 app.command()(heads)
 app.command()(card)
 app.command()(mask)
+app.command()(verdict)
 
 
 def _settings(

@@ -186,9 +186,7 @@ def _items(model: HookedModel, source: str, *, one_length: bool) -> Sequence[Dia
         return found[::step][:N_ITEMS]
     path = Path(source)
     if not path.is_file():
-        raise ValueError(
-            f"--items {source}: expected one of {', '.join(TASKS)}, or a file of {{prompt, correct, wrong}}"
-        )
+        raise ValueError(f"--items {source}: expected {', '.join(TASKS)}, or a file of {{prompt, correct, wrong}}")
     return read_items(path)
 
 

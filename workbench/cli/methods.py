@@ -17,8 +17,8 @@ Persona = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
 METHOD_HELP = (
-    "cds, caa, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), style-heads (on "
-    "--persona), scaling, steer-vec, dyn-scalar (on --items)."
+    "cds, caa, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), style-heads "
+    "(on --persona), scaling, steer-vec, dyn-scalar (on --items)."
 )
 
 
@@ -37,14 +37,10 @@ def fit(
         typer.Option("--persona", help="A built-in persona, or JSON lines of {prompt, positive, negative}."),
     ] = None,
     layer: Annotated[int | None, typer.Option("--layer", help="0-based; chosen by the method by default.")] = None,
-    k: Annotated[
-        int | None, typer.Option("--k", help="Units, heads or dimensions; the method's own by default.")
-    ] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Units, heads or dimensions to choose.")] = None,
     site: Annotated[str | None, typer.Option("--site", help="z, mlp_raw or resid_post, for austeer and sadi.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="Tokens to edit; the paper's by default.")] = None,
-    selection: Annotated[
-        str, typer.Option("--selection", help="For cds: magnitude, discrimination, both.")
-    ] = "magnitude",
+    selection: Annotated[str, typer.Option("--selection", help="For cds: how DCDs are selected.")] = "magnitude",
     model: ModelName = "builtin",
     corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
     domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,

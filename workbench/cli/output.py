@@ -155,10 +155,10 @@ def print_layers(found: LayerMap) -> None:
 def print_heads(frame: pd.DataFrame, layer: int) -> None:
     """Heads of one layer by their share of the change of its attention output."""
     own = frame[frame.layer == layer].sort_values("share", ascending=False)
-    rows = [
-        (str(row.head), f"{row.share:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", f"{row.norm:.3g}", str(row.role))
-        for row in own.itertuples()
-    ]
+    rows = []
+    for row in own.to_dict("records"):
+        share = f"{row['share']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        rows.append((str(row["head"]), share, f"{row['norm']:.3g}", str(row["role"])))
     columns = ("head", "share of |Delta o|^2, 95 % interval", "norm", "role")
     _print_table(f"Heads of layer {layer}", columns, rows)
 

@@ -65,8 +65,8 @@ def persona_exchanges(
             negative.append(Exchange(other.prompt, plainly))
     if not positive:
         raise SteeringError(
-            f"in none of {len(both)} questions does {model.name} answer as {persona} when asked to and plainly when not; "
-            "try another persona or more tokens, or pass responses of your own"
+            f"in none of {len(both)} questions does {model.name} answer as {persona} when asked to and plainly when "
+            "not; try another persona or more tokens, or pass responses of your own"
         )
     return PersonaExchanges(tuple(positive), tuple(negative), len(both))
 
