@@ -153,6 +153,12 @@ class _Runner:
         return texts
 
 
+def require_harness() -> None:
+    """Raise `HarnessError` where lm_eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise HarnessError(f"lm_eval is not installed; {INSTALL}")
+
+
 def evaluate_harness(
     model: HookedModel,
     tasks: Sequence[str],
@@ -173,8 +179,7 @@ def evaluate_harness(
     chat format. Data sets are read from the local cache unless `allow_download`. Raises `HarnessError` where lm_eval is
     not installed, a task is unknown, or a request would have run unsteered.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise HarnessError(f"lm_eval is not installed; {INSTALL}")
+    require_harness()
     if not tasks:
         raise HarnessError("no task to evaluate; name at least one, such as arc_easy")
     if chat and not model.tokenizer.chat_template:

@@ -1,0 +1,73 @@
+"""`workbench lm-eval`: the tasks of the lm-evaluation-harness on a model, steered or not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def lm_eval(
+    tasks: Annotated[str, typer.Argument(metavar="TASKS", help="Names of tasks, separated by commas.")],
+    model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
+    steering: Annotated[
+        Path | None, typer.Option("--steering", help="A saved steering; without one: unsteered.")
+    ] = None,
+    strength: Annotated[float, typer.Option("--strength", help="Times the steering's own edit.")] = 1.0,
+    scope: Annotated[
+        str | None, typer.Option("--scope", help="Which tokens are edited; by default what the file says.")
+    ] = None,
+    include: Annotated[Path | None, typer.Option("--include", help="Folder with task files of your own.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", help="Examples in the prompt.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Documents per task.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat format.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the examples.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the result to this JSON file.")] = None,
+) -> None:
+    """Evaluate a steered model on tasks of the lm-evaluation-harness, with proof that every request was steered."""
+    import json
+    import logging
+
+    from workbench.cli.output import no_other_bars
+    from workbench.evaluation.harness import HarnessError, evaluate_harness, require_harness
+    from workbench.models import load_model
+    from workbench.records import to_plain
+    from workbench.steering import METHODS, Scope, load_steering
+
+    require_harness()
+    if out is not None and not out.parent.is_dir():
+        raise HarnessError(f"folder {out.parent} does not exist; make it, or choose another --out")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    no_other_bars()
+    loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
+    artefact = None if steering is None else load_steering(steering, loaded, METHODS)
+    where = Scope(scope) if scope is not None else Scope() if artefact is None else artefact.scope  # pyright: ignore[reportArgumentType]
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    result = evaluate_harness(
+        loaded,
+        names,
+        None if artefact is None else artefact.steering,
+        strength,
+        where,
+        include=include,
+        n_shots=shots,
+        limit=limit,
+        seed=seed,
+        chat=chat,
+        allow_download=download,
+    )
+    for task, metrics in result.metrics.items():
+        for metric, value in metrics.items():
+            error = result.errors[task].get(metric)
+            spread = "" if error is None or error != error else f" (standard error {error:.4f})"
+            typer.echo(f"{task} {metric.removesuffix(',none')}: {value:.4f}{spread}")
+    if artefact is None:
+        typer.echo(f"unsteered; {result.n_requests} requests")
+    else:
+        counts = ", ".join(f"{site}: {n} tokens in {result.passes[site]} passes" for site, n in result.edited.items())
+        typer.echo(f"steered: {result.n_steered} of {result.n_requests} requests; edited {counts}")
+    if out is not None:
+        out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"result: {out}")
