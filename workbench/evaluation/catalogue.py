@@ -23,8 +23,9 @@ from workbench.evaluation.tasks.builtin import (
     domain_loss,
     domain_share,
 )
+from workbench.evaluation.tasks.files import attack_task, exam_task, item_task, pair_task
 from workbench.models import HookedModel, ModelError, load_model, wrap_model
-from workbench.models.loading import DTYPES, find_model
+from workbench.models.loading import BUILTIN, DTYPES, find_model
 
 Pooling = Literal["mean", "last"]
 BUILTIN_DOMAINS = ("biology", "code", "humanities", "law", "literature", "mathematics", "physics")
@@ -34,13 +35,14 @@ BUILTIN_DOMAINS = ("biology", "code", "humanities", "law", "literature", "mathem
 class TaskKind:
     """A kind of task: how it is made, and what is known of it before anything is loaded.
 
-    `make(spec, domain)` gives one task; `has_domains` says whether there is one per domain. `lacks` names the fitting
-    data it cannot give (as in `ArmKind.needs`). `n_positions` and `n_new` are typical positions run and tokens
-    generated per item, for plans without weights.
+    `make(spec, domain, model)` gives one task; `has_domains`: there is one per domain; `data` is what it reads: what
+    ships, a file, or either. `lacks` names the fitting data it cannot give (as in `ArmKind.needs`). `n_positions`
+    and `n_new` are typical positions run and tokens generated per item, for plans without weights.
     """
 
     name: str
-    make: Callable[[TaskSpec, str], Task]
+    make: Callable[[TaskSpec, str, HookedModel], Task]
+    data: Literal["builtin", "file", "either"]
     has_domains: bool
     pooling: Pooling
     lacks: tuple[str, ...]
@@ -48,51 +50,74 @@ class TaskKind:
     n_new: int
 
 
-NO_ANSWERS = ("exchanges", "dial items", "dial items of one length")
-ONE_LENGTH = ("exchanges", "dial items of one length")
+def _refusal(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+    about: Any = spec.about or "towards"
+    if spec.data == BUILTIN:
+        return builtin_refusal(about)
+    return attack_task(model, spec.data, about, wrappers=spec.wrappers)
+
+
+def _facts(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+    about: Any = spec.about or "ioi"
+    return builtin_facts(about)
+
+
+def _choices(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+    kinds: Any = tuple(spec.about.split("+")) if spec.about else ("yes_no", "two_way")
+    return builtin_choices(kinds)
+
+
+NO_WORDS = ("exchanges", "dial items of one length", "words")
+NO_DIAL = ("exchanges", "dial items", "dial items of one length")
+NO_LENGTH = ("exchanges", "dial items of one length")
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
     for kind in (
-        TaskKind("domain-loss", lambda _, domain: domain_loss(domain), True, "mean", NO_ANSWERS, 33, 0),
-        TaskKind("domain-share", lambda _, domain: domain_share(domain), True, "mean", NO_ANSWERS, 8, 32),
-        TaskKind("domain-exam", lambda _, domain: domain_exam(domain), True, "last", ONE_LENGTH, 160, 0),
+        TaskKind("domain-loss", lambda s, d, m: domain_loss(d), "builtin", True, "mean", NO_DIAL, 33, 0),
+        TaskKind("domain-share", lambda s, d, m: domain_share(d), "builtin", True, "mean", NO_DIAL, 8, 32),
+        TaskKind("domain-exam", lambda s, d, m: domain_exam(d), "builtin", True, "last", NO_LENGTH, 160, 0),
+        TaskKind("exam", lambda s, d, m: exam_task(m, s.data, d), "file", True, "last", NO_LENGTH, 700, 0),
+        TaskKind("refusal", _refusal, "either", False, "last", NO_LENGTH, 20, 24),
         TaskKind(
-            "refusal", lambda spec, _: builtin_refusal(_about(spec, "towards")), False, "last", ONE_LENGTH, 20, 24
+            "persona",
+            lambda s, d, m: builtin_persona(s.about or "pirate"),
+            "builtin",
+            False,
+            "mean",
+            NO_DIAL[1:],
+            24,
+            40,
         ),
-        TaskKind(
-            "persona", lambda spec, _: builtin_persona(_about(spec, "pirate")), False, "mean", NO_ANSWERS[1:], 24, 40
-        ),
-        TaskKind("facts", lambda spec, _: builtin_facts(_about(spec, "ioi")), False, "last", ONE_LENGTH, 60, 0),
-        TaskKind("choices", lambda spec, _: builtin_choices(_choices(spec)), False, "last", ONE_LENGTH, 50, 0),
+        TaskKind("facts", _facts, "builtin", False, "last", NO_WORDS, 60, 0),
+        TaskKind("choices", _choices, "builtin", False, "last", NO_LENGTH, 50, 0),
+        TaskKind("pairs", lambda s, d, m: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120, 0),
+        TaskKind("items", lambda s, d, m: item_task(s.data), "file", False, "last", NO_WORDS, 120, 0),
     )
 }
 
 
-def _about(spec: TaskSpec, default: str) -> Any:
-    return spec.about or default
-
-
-def _choices(spec: TaskSpec) -> Any:
-    return tuple(spec.about.split("+")) if spec.about else ("yes_no", "two_way")
-
-
 def kind_of(spec: TaskSpec) -> TaskKind:
-    """The kind of a task by its name; raises `SpecError` for an unknown one."""
+    """The kind of a task by its name; raises `SpecError` for an unknown one, or for data that it cannot read."""
     if spec.kind not in KINDS:
         raise SpecError(f"unknown task {spec.kind!r}; choose one of {', '.join(KINDS)}")
-    return KINDS[spec.kind]
-
-
-def tasks_of(spec: TaskSpec) -> list[tuple[str, Task]]:
-    """The tasks of one entry of a specification with their domains; raises where it asks for what is not there."""
-    kind = kind_of(spec)
+    kind = KINDS[spec.kind]
+    if spec.data == BUILTIN and kind.data == "file":
+        raise SpecError(f"task {spec.kind!r} reads a file; name it with data = ...")
+    if spec.data != BUILTIN and kind.data == "builtin":
+        raise SpecError(f"task {spec.kind!r} is made of what ships and reads no file; leave out data = {spec.data!r}")
     if spec.domains and not kind.has_domains:
         raise SpecError(f"task {spec.kind!r} has no domains; leave them out, and say what it is about with about = ...")
     if spec.about and kind.has_domains:
         raise SpecError(f"task {spec.kind!r} is about domains; give domains = [...] in place of about = {spec.about!r}")
+    return kind
+
+
+def domains_of(spec: TaskSpec) -> tuple[str, ...]:
+    """The domains of one entry, one task each; "" stands for a task without one, or for all subjects of a file."""
+    kind = kind_of(spec)
     if not kind.has_domains:
-        return [("", kind.make(spec, ""))]
-    return [(domain, kind.make(spec, domain)) for domain in spec.domains or BUILTIN_DOMAINS]
+        return ("",)
+    return spec.domains or (BUILTIN_DOMAINS if kind.data == BUILTIN else ("",))
 
 
 def contests_of(spec: Spec, model: HookedModel) -> list[Contest]:
@@ -100,7 +125,8 @@ def contests_of(spec: Spec, model: HookedModel) -> list[Contest]:
     found = []
     for entry in spec.tasks:
         kind = kind_of(entry)
-        for domain, task in tasks_of(entry):
+        for domain in domains_of(entry):
+            task = kind.make(entry, domain, model)
             found.append(Contest(task, domain, kind.pooling, _positions(model, task, kind), kind.n_new))
     names = [contest.task.name for contest in found]
     twice = [name for name in names if names.count(name) > 1]
@@ -140,8 +166,8 @@ def plan_without_weights(spec: Spec) -> tuple[Plan, ModelShape]:
     facts = []
     for entry in spec.tasks:
         kind = kind_of(entry)
-        domains = (entry.domains or BUILTIN_DOMAINS) if kind.has_domains else (entry.about,)
-        facts += [_promised(spec, kind, "/".join(filter(None, (kind.name, domain)))) for domain in domains]
+        about = [domain or entry.about or Path(entry.data).stem for domain in domains_of(entry)]
+        facts += [_promised(spec, kind, f"{kind.name}/{one}") for one in about]
     layers = shape.num_hidden_layers
     return make_plan(spec, facts, n_layers=layers, n_heads=layers * shape.num_attention_heads), shape
 
@@ -158,7 +184,8 @@ def shape_of(model: ModelSpec) -> ModelShape:
     """The shape written in the specification, or that of a config in a folder or in the local cache."""
     if model.shape is not None:
         return model.shape
-    where = find_model(model.name)
+    folder = Path(model.name).expanduser()
+    where = str(folder) if (folder / "config.json").is_file() else find_model(model.name)
     try:
         config: Any = AutoConfig.from_pretrained(where, local_files_only=True).get_text_config()
     except (OSError, ValueError) as error:

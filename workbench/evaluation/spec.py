@@ -61,14 +61,14 @@ class TaskSpec:
     """One kind of task with its data; `domains` for kinds with one task per domain (empty: all that the data have).
 
     `about`: the direction of refusal, the persona, or which facts or choices; "" takes the first. `data` is "builtin"
-    or the path of a file; `contrast` a second file where a kind needs one (requests to be answered, for refusal).
+    or the path of a file. `wrappers` are texts with {request} in them, for refusal as a defence.
     """
 
     kind: str
     data: str = "builtin"
     domains: tuple[str, ...] = ()
     about: str = ""
-    contrast: str = ""
+    wrappers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

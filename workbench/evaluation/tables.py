@@ -30,7 +30,7 @@ from workbench.evaluation.tasks.base import Metric
 from workbench.records import BudgetKind, Contrast, StrengthCurve
 
 Cells = Mapping[CellKey, Mapping[str, Any]]
-RIVALS = ("whole-dimension", "random-k", PROMPT_ONLY)  # what methods are compared with, beside the unsteered model
+RIVALS = ("whole-dimension", "sadi", "random-k", PROMPT_ONLY)  # what methods are compared with, beside unsteered
 NAN = math.nan
 
 

@@ -1,0 +1,160 @@
+"""Specifications and plans: what is refused, what is counted, and plans of large models from their config alone."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contests import small_spec
+from workbench.evaluation.catalogue import plan_without_weights, shape_of
+from workbench.evaluation.planning import TaskFacts, arms_of_spec, make_plan, memory_bytes, searched_layers
+from workbench.evaluation.spec import ModelSpec, SizeSpec, Spec, SpecError, read_spec, spec_from
+
+SPECS = Path(__file__).parents[1] / "specs"
+TASKS = [{"kind": "refusal"}]
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    return {"name": "mine", "methods": ["cds"], "tasks": TASKS} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": ["cds"]}, "unknown key 'metods'"),
+        ({"budgets": {"kls": [0.1]}}, r"\[budgets\]: unknown key 'kls'"),
+        ({"model": {"shape": {"width": 3}}}, r"\[model.shape\]: unknown key 'width'"),
+        ({"tasks": [{"kind": "refusal", "domain": "law"}]}, "unknown key 'domain'"),
+        ({"tasks": [{}]}, "'kind' is missing"),
+        ({"tasks": "refusal"}, "list of tables"),
+        ({"k": "many"}, "should be of type int"),
+        ({"sizes": {"curves": 1}}, "should be of type bool"),
+        ({"methods": "cds"}, "should be a list"),
+        ({"methods": ["cds", "cds"]}, "duplicate cells"),
+        ({"tasks": TASKS * 2}, "duplicate cells"),
+        ({"budgets": {"kl": [0.1, 0.1]}}, "duplicate cells"),
+        ({"budgets": {"kl": [-0.1]}}, "positive"),
+        ({"budgets": {"kl": []}}, "no budget"),
+        ({"sizes": {"n_random": 3}}, "at least 5 draws"),
+        ({"sizes": {"n_test": 1}}, "one item gives no interval"),
+        ({"scope": "everywhere"}, "unknown scope"),
+        ({"seeds": []}, "no seed"),
+    ],
+)
+def test_what_a_specification_may_not_hold(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec_from(content(**changes), "mine.toml")
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("name =", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"bad\.toml is not TOML"):
+        read_spec(tmp_path / "bad.toml")
+    with pytest.raises(SpecError, match="cannot read"):
+        read_spec(tmp_path / "none.toml")
+
+
+def test_unknown_methods_and_tasks_are_named_before_anything_is_loaded() -> None:
+    with pytest.raises(SpecError, match="unknown method 'magic'"):
+        plan_without_weights(spec_from(content(methods=["magic"]), "mine.toml"))
+    with pytest.raises(SpecError, match="unknown task 'dancing'"):
+        plan_without_weights(spec_from(content(tasks=[{"kind": "dancing"}]), "mine.toml"))
+    with pytest.raises(SpecError, match="reads a file"):
+        plan_without_weights(spec_from(content(tasks=[{"kind": "exam"}]), "mine.toml"))
+
+
+def test_only_what_changes_results_is_in_the_digest() -> None:
+    spec = spec_from(content(), "mine.toml")
+    other_plan = dataclasses.replace(spec, model=dataclasses.replace(spec.model, teraflops=7.0))
+    assert other_plan.digest == spec.digest
+    assert dataclasses.replace(spec, k=5).digest != spec.digest
+    assert dataclasses.replace(spec, model=ModelSpec(dtype="bfloat16")).digest != spec.digest
+
+
+def facts(name: str, **unmet: str) -> TaskFacts:
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in arms_of_spec(small_spec())}
+    return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3)
+
+
+def test_cells_are_counted_by_hand() -> None:
+    # 3 methods, complement, top-k, noise, shuffled: 7 arms of one draw; random-k: 5 draws. Each at one budget with two
+    # settings and one test. Unsteered and prompt-only are one cell each.
+    spec = small_spec()
+    plan = make_plan(spec, [facts("a"), facts("b", austeer="no pairs", prompt_only="no words")], n_layers=4, n_heads=8)
+    own = [[cell for cell in plan.cells if cell.task == task] for task in ("a", "b")]
+    assert [len(cells) for cells in own] == [(7 + 5) * 3 + 2, (6 + 5) * 3 + 1]
+    assert plan.matrix["b"]["austeer"] == "no pairs"
+    searched, tested = 12 * 2 + 11 * 2, 12 + 11
+    assert plan.n_generated == 3 * (searched * 8 + (tested + 3) * 12)
+    # three passes over 4 neutral passages of 9 positions in every search
+    assert plan.n_positions == pytest.approx(10 * plan.n_generated / 3 + searched * 3 * 36)
+
+
+def test_budgets_of_coordinates_are_for_arms_that_count() -> None:
+    spec = small_spec()
+    spec = dataclasses.replace(spec, budgets=dataclasses.replace(spec.budgets, kl=(), coordinates=(4,)))
+    plan = make_plan(spec, [facts("a")], n_layers=4, n_heads=8)
+    assert {cell.arm for cell in plan.cells if cell.budget == "coordinates"} == {"cds", "austeer", "random-k", "top-k"}
+
+
+def test_the_same_task_twice_makes_duplicate_cells() -> None:
+    with pytest.raises(SpecError, match="duplicate cells"):
+        make_plan(small_spec(), [facts("a"), facts("a")], n_layers=4, n_heads=8)
+
+
+def test_layers_are_distinct_and_in_range() -> None:
+    for n_layers in range(1, 12):
+        for n in range(1, 12):
+            found = searched_layers(SizeSpec(n_layers=n), n_layers)
+            assert len(set(found)) == len(found) == min(n, n_layers)
+            assert all(0 <= layer < n_layers for layer in found)
+    assert searched_layers(SizeSpec(layers=(3, 1)), 4) == (3, 1)
+    with pytest.raises(SpecError, match="out of range"):
+        searched_layers(SizeSpec(layers=(4,)), 4)
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_specification_can_be_planned_without_weights(path: Path) -> None:
+    spec = read_spec(path)
+    plan, shape = plan_without_weights(spec)
+    assert plan.cells
+    assert plan.n_positions > 0
+    assert sum(memory_bytes(shape, spec.model.dtype, 512).values()) > shape.n_parameters
+    quick, _ = plan_without_weights(spec.quick())
+    assert len(quick.cells) < len(plan.cells)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("gemma-2-2b-it", 2.614), ("qwen3-8b", 8.19)])
+def test_sizes_of_known_models(name: str, billions: float) -> None:
+    """Published sizes: 2.61 B and 8.19 B parameters."""
+    shape = shape_of(read_spec(SPECS / f"{name}-mmlu.toml").model)
+    assert shape.n_parameters / 1e9 == pytest.approx(billions, rel=0.002)
+    assert memory_bytes(shape, "bfloat16", 512)["weights"] == 2 * shape.n_parameters
+
+
+def test_a_config_is_enough_for_a_plan(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 100,
+        "tie_word_embeddings": False,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    spec = Spec("folder", ("cds",), small_spec().tasks, model=ModelSpec(name=str(tmp_path)))
+    spec = dataclasses.replace(spec, tasks=spec_from(content(), "mine.toml").tasks)
+    plan, shape = plan_without_weights(spec)
+    # embeddings in and out, and per block queries and outputs of 64 x 64, keys and values of 64 x 32, three 64 x 128
+    assert shape.n_parameters == 2 * 6400 + 5 * (2 * 4096 + 2 * 2048 + 3 * 8192)
+    assert plan.layers == (0, 2, 4)
+
+
+def test_a_model_that_is_not_at_hand_needs_a_shape() -> None:
+    with pytest.raises(SpecError, match=r"\[model.shape\]"):
+        shape_of(ModelSpec(name="nobody/nothing-of-this-name"))
