@@ -38,6 +38,7 @@ from workbench.steering import ContrastiveAddition
 
 COORDINATE = "coordinate"
 LOWER_IS_BETTER = ("CDS",)
+N_NEUTRAL, N_NEUTRAL_TOKENS = 24, 24
 Rotations = Mapping[str, Float[Tensor, "d_model d_model"] | None]
 Selected = dict[str, list[Dimension]]
 
@@ -58,9 +59,10 @@ def compare_bases(
 ) -> list[BasisScore]:
     """Every measure of every domain in the coordinate basis and in `n_rotations` random ones.
 
-    `layer` is where CDS acts (None: the middle), `kl` its budget in nats per token of `neutral`, `n_tokens` how much of
-    a passage its effect is read from; a budget that cannot be reached gives NaN. Two passes over the passages of
-    *identify* and *test*; memory is bases x tokens x layers x selected dimensions x 4 bytes.
+    `layer` is where CDS acts (None: the middle), `kl` its budget in nats per token of `neutral` (24 passages of 24
+    tokens are used), `n_tokens` how much of a passage its effect is read from; a budget that cannot be reached gives
+    NaN. Two passes over the passages of *identify* and *test*; memory is bases x tokens x layers x selected dimensions
+    x 4 bytes.
     """
     if n_rotations < 1:
         raise ValueError(f"n_rotations is {n_rotations}; at least one is needed, five to say anything")
@@ -79,7 +81,7 @@ def compare_bases(
     columns = _rotated_columns(model, chosen, bases, dcds, truncate, progress)
     scores = [score for name in bases for score in _scores(name, rows[name], columns[name], dcds[name], seed)]
     at = model.n_layers // 2 if layer is None else layer
-    texts = NeutralText(model, [prompt.text for prompt in neutral])
+    texts = NeutralText(model, [prompt.text for prompt in neutral[:N_NEUTRAL]], n_tokens=N_NEUTRAL_TOKENS)
     directions = {domain: value[at] for domain, value in domain_directions(rows[COORDINATE]).items()}
     for domain, direction in directions.items():
         cut = {name: _restricted(direction, bases[name], dcds[name][domain]) for name in bases}
@@ -142,9 +144,14 @@ def _rotated_rows(
                 turned = _turned(tokens, basis)
                 pooled = torch.stack([turned.abs().mean(dim=1), turned.mean(dim=1)])
                 values[name][prompt] = pooled.cpu().numpy()
-    names, domains = (tuple(getattr(prompt, field) for prompt in prompts) for field in ("name", "domain"))
-    splits = tuple(prompt.split for prompt in prompts)
-    return {name: PooledRows(names, domains, splits, ("mean_abs", "mean"), of) for name, of in values.items()}
+    shared = PooledRows(
+        tuple(prompt.name for prompt in prompts),
+        tuple(prompt.domain for prompt in prompts),
+        tuple(prompt.split for prompt in prompts),
+        ("mean_abs", "mean"),
+        values[COORDINATE],
+    )
+    return {name: replace(shared, values=of) for name, of in values.items()}
 
 
 def _rotated_columns(
@@ -199,7 +206,8 @@ def _scores(name: str, rows: PooledRows, columns: TokenColumns, dcds: Selected, 
     for domain, group in dcds.items():
         dimensions = [dcd.dimension for dcd in group]
         chosen = [at for at, (_, dimension) in enumerate(columns.columns) if dimension in set(dimensions)]
-        identify, test = (token_table(columns, members, domain, split, chosen) for split in ("identify", "test"))
+        identify = token_table(columns, members, domain, "identify", chosen)
+        test = token_table(columns, members, domain, "test", chosen)
         accepted = (choose_labels(identify, identify.is_supported & test.is_supported) >= 0).any(axis=0)
         labelled = {columns.columns[chosen[at]][1] for at in np.flatnonzero(accepted).tolist()}
         within = [item.within for item in labels if item.domain == domain]

@@ -42,6 +42,18 @@ from workbench.figures.page import (
     write_page,
 )
 from workbench.figures.tokens import token_figure
+from workbench.figures.verdicts import (
+    agreement_caption,
+    agreement_figure,
+    basis_caption,
+    basis_figure,
+    label_curve_caption,
+    label_curve_figure,
+    rank_caption,
+    rank_figure,
+    verdict_caption,
+    verdict_figure,
+)
 
 __all__ = [
     "CONFIG",
@@ -50,7 +62,11 @@ __all__ = [
     "Figure",
     "Section",
     "against_unsteered",
+    "agreement_caption",
+    "agreement_figure",
     "arm_name",
+    "basis_caption",
+    "basis_figure",
     "best_per_domain",
     "between_arms",
     "contexts_html",
@@ -75,14 +91,20 @@ __all__ = [
     "frequency_figure",
     "is_scored",
     "journal_figure",
+    "label_curve_caption",
+    "label_curve_figure",
     "magnitude_caption",
     "magnitude_figure",
     "profile_caption",
     "profile_figure",
+    "rank_caption",
+    "rank_figure",
     "reading",
     "table_html",
     "token_figure",
     "token_words",
+    "verdict_caption",
+    "verdict_figure",
     "write_figure",
     "write_page",
 ]

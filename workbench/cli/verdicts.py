@@ -1,0 +1,65 @@
+"""`workbench verdict`: sink or detector, with the evidence."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verdict(
+    model: Annotated[
+        str, typer.Option("--model", help="'builtin', 'planted', a model folder, or a Hugging Face id.")
+    ] = "builtin",
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="'builtin', a folder of text, a .jsonl file, or hf:owner/dataset.")
+    ] = "builtin",
+    domains: Annotated[
+        str | None, typer.Option("--domains", help="Domains of the corpus, separated by commas; or its path.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Dimensions per domain and selection.")] = 8,
+    criterion: Annotated[
+        str, typer.Option("--criterion", help="What is massive: '3-sigma', 'Sun et al.', '1000 x median' ...")
+    ] = "3-sigma",
+    masking: Annotated[
+        list[Path] | None, typer.Option("--masking", help="Results of `workbench mask` (zero, mean) for the costs.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    preset: Annotated[str, typer.Option("--preset", help="How much text: full or quick.")] = "full",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")] = 32,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut passages that are longer than the model's context.")
+    ] = False,
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
+) -> None:
+    """Judge every massive or domain-critical dimension: sink, detector, both or neither."""
+    from workbench.cli import jobs, output
+    from workbench.dimensions import Rule, detector_share, find_dcds, find_verdicts, verdict_frame, verdict_summary
+    from workbench.dimensions.massive import criterion_named
+    from workbench.records import SELECTIONS, load_masking
+    from workbench.study import Settings, load_passages, open_model, survey
+
+    criterion_named(criterion)
+    if out is not None:
+        jobs.check_file(out)
+    results = [load_masking(path) for path in masking or []]
+    source, names = jobs.source_and_domains(corpus, domains)
+    settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
+    with output.progress_bars() as (stage, _):
+        load_passages(settings)
+        loaded = open_model(settings)
+        rows = survey(loaded, load_passages(settings, loaded), settings, stage)[1]
+    dcds = [dcd for selection in SELECTIONS for dcd in find_dcds(rows, k=k, selection=selection)]
+    found = find_verdicts(rows, dcds, masking=results, rule=Rule(criterion=criterion), seed=seed)
+    frame = verdict_frame(found)
+    shown = ["domain", "dimension", "verdict", "share_first", "share_delimiter", "constancy", "auroc", "low", "high"]
+    shown += ["control_share", "cost_zero", "cost_mean"] if results else ["control_share"]
+    typer.echo(frame[shown].round(3).to_string(index=False))
+    share = detector_share(rows, {item.dimension for item in found}, seed=seed)
+    counts = verdict_summary(found)["counts"]
+    typer.echo(f"\n{counts}; of other dimensions, {sum(share.values()) / len(share):.0%} reach the AUROC of a detector")
+    if out is not None:
+        jobs.write_table(frame, out)
+        typer.echo(f"table: {out}")
