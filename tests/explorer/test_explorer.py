@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from IPython.utils.capture import capture_output
 
 from tests.conftest import LAW_DIMENSION
 from tests.pages import Page
@@ -138,6 +139,17 @@ def test_widget_follows_its_traits(material: Material) -> None:
     assert widget.levels != levels
     widget.prompt = "the court " * 200
     assert widget.status.startswith("Not possible: text 0 has")
+    widget.close()
+
+
+def test_display_gives_the_card_first_then_the_widget(material: Material) -> None:
+    widget = pytest.importorskip("workbench.explorer.widget").Explorer(material, "law", LAW_DIMENSION, 1, 4)
+    with capture_output() as captured:
+        widget._ipython_display_()
+    still, live = (output.data for output in captured.outputs)
+    assert f'id="{widget.static_id}"' in still["text/html"]
+    assert card_html(dimension_card(material, LAW_DIMENSION, "law", 1)) in still["text/html"]
+    assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     widget.close()
 
 

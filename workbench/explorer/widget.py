@@ -125,7 +125,8 @@ class Explorer(anywidget.AnyWidget):
             return
         unit = "standard deviations" if self.edit == "this dimension" else "differences of means"
         what = f"dimension {self.dimension}" if self.edit == "this dimension" else f"{self.edit}, towards {self.domain}"
-        self.status = f"Adds {self.strength:+g} {unit} at layer {self.layer}: {what}; every token but the first."
+        amount = f"{self.strength:+g}".replace("-", "−")
+        self.status = f"Adds {amount} {unit} at layer {self.layer}: {what}; every token but the first."
 
     def _attempt(self, job: Any) -> None:
         """Say a mistake of the user where it was made; an observer's exception would only reach a log."""
