@@ -133,7 +133,10 @@ def _in_order(frame: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
 
 
 def exam_table(result: Criticality) -> pd.DataFrame:
-    """Fall of accuracy (fraction) and of log-odds (nats) on exam items of *test*, per mode, domain and dimension."""
+    """Fall of accuracy (fraction) and of log-odds (nats) on exam items of *test*, per mode, domain and dimension.
+
+    `rank` is that under zero masking, 0 for random dimensions.
+    """
     found = orders(result)["zero"]
     frames = []
     for mode, exam in result.exam.items():
@@ -141,7 +144,8 @@ def exam_table(result: Criticality) -> pd.DataFrame:
         frame.insert(0, "masked_to", mode)
         ranks = []
         for domain, dimension in zip(frame["domain"], frame["dimension"], strict=True):
-            ranks.append(RANDOM if dimension in result.random else found[domain].index(dimension) + 1)
+            place = found[domain].index(dimension) + 1
+            ranks.append(RANDOM if dimension in result.random and place not in result.plan.ranks else place)
         frame.insert(3, "rank", ranks)
         frames.append(_in_order(frame, result.domains))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -253,13 +257,15 @@ def exam_summary(result: Criticality) -> list[dict[str, Any]]:
     """Accuracy and what masking costs it, per mode and rank, over the items of all domains together."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in table_rows(exam_table(result)):
-        groups.setdefault((row["masked_to"], row["rank"]), []).append(row)
+        if row["rank"] in (*result.plan.ranks, RANDOM):
+            groups.setdefault((row["masked_to"], row["rank"]), []).append(row)
     rows = []
     for (mode, rank), own in groups.items():
         n = sum(row["n"] for row in own)
         names = ("accuracy", "accuracy_drop", "log_odds_drop")
         means = {name: sum(row[name] * row["n"] for row in own) / n for name in names}
-        rows.append({"masked_to": mode, "rank": rank, **means, "n_items": n})
+        n_items = sum({row["domain"]: row["n"] for row in own}.values())
+        rows.append({"masked_to": mode, "rank": rank, **means, "n_items": n_items})
     return rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.figures import Section, write_page
-from workbench.report import criticality, sections
+from workbench.report import criticality, sections, verdicts
 from workbench.report.material import Material, model_name, read_material
 from workbench.report.paper import paper_drawings, write_gallery, write_paper
 
@@ -19,6 +19,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
     ("dimensions", "Domain-critical dimensions", sections.dimensions),
     ("detectors", "Detectors", sections.detectors),
     ("masking", "Masking: what the model needs", criticality.masking),
+    ("verdicts", "Sink or detector", verdicts.verdicts),
+    ("stability", "How sure", verdicts.stability),
     ("steering", "Steering", sections.steering),
     ("methods", "Methods", sections.methods),
     ("manifest", "Manifest", sections.manifest),

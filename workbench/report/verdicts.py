@@ -1,0 +1,103 @@
+"""The section of the report on verdicts and their certainty: sink or detector, bootstrap, split halves, readings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.figures import table_html
+from workbench.figures.style import number
+from workbench.figures.verdicts import (
+    agreement_caption,
+    agreement_figure,
+    rank_caption,
+    rank_figure,
+    verdict_caption,
+    verdict_figure,
+)
+from workbench.records import ConditionStability, ReadingAgreement, SelectionStability, Verdict, load_table
+from workbench.report.material import Material, absent, paragraph, plot
+
+
+def verdicts(material: Material) -> str:
+    """The map of verdicts with the share of controls that pass as detectors, and all verdicts as a table."""
+    records = material.folder / "records"
+    if not (records / "verdicts.json").is_file():
+        return absent("verdicts")
+    found: list[Verdict] = load_table(records / "verdicts.json", Verdict)
+    if not found:
+        return absent("judged dimensions")
+    parts = [plot(verdict_figure(found), "verdicts-map", verdict_caption(found))]
+    controls = records / "controls.json"
+    if controls.is_file():
+        shares: Mapping[str, Any] = json.loads(controls.read_text(encoding="utf-8"))
+        parts.append(_controls({domain: share for domain, share in shares.items() if share is not None}))
+    parts.append(f"<details><summary>All {len(found)} verdicts</summary>{_verdict_table(found)}</details>")
+    return "".join(parts)
+
+
+def _controls(shares: Mapping[str, float]) -> str:
+    if not shares:
+        return ""
+    domain, most = max(shares.items(), key=lambda pair: pair[1])
+    mean = sum(shares.values()) / len(shares)
+    return paragraph(
+        f"Control: of the dimensions that were not judged, {mean:.0%} on average over the domains tell the domain "
+        f"apart as well as a detector must ({domain}: {most:.0%}); the more do, the less a verdict of detector says."
+    )
+
+
+def _verdict_table(found: Sequence[Verdict]) -> str:
+    rows = [
+        (
+            item.domain,
+            str(item.dimension),
+            item.verdict,
+            "; ".join(item.massive) or "none",
+            f"{item.share_first:.0%}",
+            f"{item.share_delimiter:.0%}",
+            f"{number(item.auroc)} ({number(item.low)} to {number(item.high)})",
+            number(item.cost_zero),
+            number(item.cost_mean),
+            item.label,
+        )
+        for item in found
+    ]
+    heads = (
+        *("domain", "dimension", "verdict", "massive by", "share at first token", "share at delimiters"),
+        *("domain AUROC (95 %)", "cost of zero", "cost of mean", "label"),
+    )
+    return table_html(heads, rows, label="Verdicts with their evidence; costs in nats per token on test")
+
+
+def stability(material: Material) -> str:
+    """Rank intervals of the DCDs, agreement of split halves, and agreement of the readings of the rule."""
+    records = material.folder / "records"
+    if not (records / "selections.json").is_file():
+        return absent("stability of the selected dimensions")
+    selections: list[SelectionStability] = load_table(records / "selections.json", SelectionStability)
+    conditions: list[ConditionStability] = load_table(records / "conditions.json", ConditionStability)
+    readings: list[ReadingAgreement] = load_table(records / "readings.json", ReadingAgreement)
+    by_magnitude = [item for item in selections if item.selection == "magnitude"]
+    parts = []
+    if by_magnitude:
+        parts.append(plot(rank_figure(by_magnitude), "rank-intervals", rank_caption(by_magnitude)))
+    if conditions:
+        parts.append(_condition_table(conditions))
+    if readings:
+        parts.append(plot(agreement_figure(readings), "readings", agreement_caption(readings)))
+    return "".join(parts)
+
+
+def _condition_table(conditions: Sequence[ConditionStability]) -> str:
+    rows = [
+        (
+            item.condition,
+            item.domain,
+            str(item.k),
+            f"{number(item.jaccard)} ({number(item.low)} to {number(item.high)})",
+            number(item.spearman),
+        )
+        for item in conditions
+    ]
+    heads = ("condition", "domain", "k", "Jaccard of the top k (95 %)", "rank correlation")
+    return table_html(heads, rows, label="Agreement of the largest dimensions under other conditions")
