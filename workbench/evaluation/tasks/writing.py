@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -41,6 +41,7 @@ def holds_one(texts: Sequence[str], continuation: str) -> bool:
     )
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Gives every continuation one number per metric, NaN where it has no verdict."""
 
