@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.evaluation.cells import CellKey, check_distinct
+from workbench.evaluation.cells import CellKey, Stage, check_distinct
 from workbench.evaluation.methods import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.evaluation.metrics import LOGITS_BYTES
 from workbench.evaluation.spec import ModelShape, SizeSpec, Spec, SpecError
 
 EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
 CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for a strength curve
+NEUTRAL_PASSES: dict[Stage, float] = {"search": EVALUATIONS_PER_SEARCH, "test": 0.0, "curve": CURVE_PASSES / 2}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CURVE_LEVEL = 0.0
 
@@ -85,7 +86,7 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
                 continue
             own = [key for seed in spec.seeds for key in _cells_of_arm(spec, task.name, arm, layers, n_heads, seed)]
             cells += own
-            passes = sum(EVALUATIONS_PER_SEARCH if key.stage == "search" else CURVE_PASSES / 2 for key in own)
+            passes = sum(NEUTRAL_PASSES[key.stage] for key in own)
             items = sum(_items(key, tune, test) for key in own)
             scored[task.name] = scored.get(task.name, 0.0) + items + passes * neutral / max(task.n_positions, 1.0)
             positions += passes * neutral + items * task.n_positions
