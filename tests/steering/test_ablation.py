@@ -126,6 +126,16 @@ def test_candidates_are_scored_by_what_they_do() -> None:
     assert chosen.kl > 1e-2
 
 
+def test_a_token_that_all_texts_share_gives_no_candidate_at_the_first_layer() -> None:
+    """As behind a chat template: the last token is always the same, so its embedding does not differ."""
+    model = tiny_model("llama")
+    harmful, harmless = ["the court .", "a cell ."], ["it was .", "x is ."]
+    candidates = candidate_directions(model, harmful, harmless)
+    assert not candidates[0].any()
+    scores = score_candidates(model, candidates, harmful, harmless, refusal_tokens=REFUSAL)
+    assert [score.layer for score in scores] == [1, 2]
+
+
 def test_selection_rule_by_hand() -> None:
     scores = (
         CandidateScore(layer=8, position=-1, refusal_ablated=-9.0, refusal_added=1.0, kl=0.01),  # too late

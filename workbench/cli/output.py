@@ -154,7 +154,7 @@ def print_layers(found: LayerMap) -> None:
 
 def print_heads(frame: pd.DataFrame, layer: int) -> None:
     """Heads of one layer by their share of the change of its attention output."""
-    own = frame[frame.layer == layer].sort_values("share", ascending=False)
+    own = frame.query(f"layer == {layer}").sort_values("share", ascending=False)
     rows = []
     for row in own.to_dict("records"):
         share = f"{row['share']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

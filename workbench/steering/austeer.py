@@ -15,7 +15,7 @@ activations above zero; counting in a stream, so that memory does not grow with 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
@@ -30,7 +30,7 @@ from workbench.models import HookedModel
 from workbench.records import Pair, Site
 from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._directions import check_finite
-from workbench.steering._pairs import check_count, check_kind, pair_activations
+from workbench.steering._pairs import PairActivations, check_count, check_kind, pair_activations
 
 UnitKind = Literal["z", "mlp_raw", "resid_post"]
 Mode = Literal["published", "momentum_consistent"]
@@ -115,26 +115,43 @@ def sign_consistency(
     longer than the context raises: cutting it would score another token than its last.
     """
     sites = _checked(sites)
+    stream = pair_activations(model, pairs, sites, batch_size)
     shape = (len(sites), model.width(sites[0]))
+    flips = torch.randint(0, 2, (n_flips, len(pairs)), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    counters = count_signs(stream, shape, flips=flips, device=model.device, source=model.name)
+    return SignScores(sites, len(pairs), *(counter.cpu().numpy() for counter in counters))
+
+
+def count_signs(
+    stream: Iterable[PairActivations],
+    shape: tuple[int, int],
+    *,
+    flips: Int[Tensor, "flip all_pairs"] | None = None,
+    device: torch.device | None = None,
+    source: str = "the model",
+) -> tuple[Int[Tensor, "..."], ...]:
+    """The counters behind `sign_consistency`, over batches of [site, pair, width]: larger, smaller, above zero in the
+    positive and in the negative texts, and the largest count of any unit under each flip of labels (+1 or -1).
+    """
     larger, smaller, positive_above, negative_above = (
-        torch.zeros(shape, dtype=torch.long, device=model.device) for _ in range(4)
+        torch.zeros(shape, dtype=torch.long, device=device) for _ in range(4)
     )
-    flipped = torch.zeros((n_flips, *shape), device=model.device)
-    generator = torch.Generator().manual_seed(seed)
-    for positive, negative in pair_activations(model, pairs, sites, batch_size):
+    n_flips = 0 if flips is None else len(flips)
+    flipped, done = torch.zeros((n_flips, *shape), device=device), 0
+    for positive, negative in stream:
         if not bool(torch.isfinite(positive).all() and torch.isfinite(negative).all()):
-            raise SteeringError(f"{model.name} gives NaN or infinite activations at these sites; load it in float32")
+            raise SteeringError(f"{source} gives NaN or infinite activations at these sites; load it in float32")
         up, down = positive > negative, positive < negative
         larger += up.sum(dim=1)
         smaller += down.sum(dim=1)
         positive_above += (positive > 0).sum(dim=1)
         negative_above += (negative > 0).sum(dim=1)
-        if n_flips:
-            flips = torch.randint(0, 2, (n_flips, up.shape[1]), generator=generator).to(flipped) * 2 - 1
-            flipped += torch.einsum("fp,spw->fsw", flips, up.float() - down.float())
+        if flips is not None and n_flips:
+            signs = flips[:, done : done + up.shape[1]].to(flipped)
+            flipped += torch.einsum("fp,spw->fsw", signs, up.float() - down.float())
+        done += up.shape[1]
     maxima = (larger + smaller + flipped.abs().long()).flatten(1).amax(dim=1) // 2 if n_flips else torch.zeros(0).long()
-    counts = (counter.cpu().numpy() for counter in (larger, smaller, positive_above, negative_above, maxima))
-    return SignScores(sites, len(pairs), *counts)
+    return larger, smaller, positive_above, negative_above, maxima
 
 
 def _checked(sites: Sequence[Site]) -> tuple[Site, ...]:
