@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from workbench import study
 from workbench.activations import capture, collect
+from workbench.dimensions.experiments import load_criticality
 from workbench.estimate import Estimate
+from workbench.evaluation.masking import mask_dimensions
 from workbench.records import Prompt
 from workbench.runs import read_run
 from workbench.study import Settings, load_passages, open_model, perform, run_study, stages, survey
@@ -37,11 +39,48 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
         *("manifest.json", "summary.json", "tables", "records", "figures", "report.html")
     }
     assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"dcds", "detectors", "steering", "frequency"}
+    assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"masking_drops", "verdicts", "selections"}
     run = read_run(finished)
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["domains"] == list(run.statistics.domains) == ["law", "science"]
     assert len(summary["steering"]) == len(run.comparisons) > 0
     assert isinstance(summary["seconds"], float)
+    assert summary["masking"]["path"] == "screened"
+    assert summary["verdicts"]["judged"] >= 4
+    assert summary["stability"]["dcds"] == len(run.dcds)
+
+
+def test_masking_in_the_run_is_that_of_the_passages_of_its_splits(finished: Path, settings: Settings) -> None:
+    found = load_criticality(finished / "records" / "masking")
+    model = open_model(settings)
+    prompts = {prompt.name: prompt for prompt in load_passages(settings, model)}
+    assert {prompts[name].split for name in found.test["zero"].prompts} == {"test"}
+    assert {prompts[name].split for name in found.identify["zero"].prompts} == {"identify"}
+    dimension = found.test["zero"].dimensions[0]
+    own = [prompts[name] for name in found.test["zero"].prompts]
+    alone = mask_dimensions(model, own, [dimension])
+    np.testing.assert_allclose(found.test["zero"].rise[0], alone.rise[0], atol=1e-5)
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    assert 'id="plot-drops"' in report
+    assert 'id="plot-verdicts-map"' in report
+    assert "the screened path" in report
+
+
+def test_the_planted_model_brings_its_own_text() -> None:
+    planted = Settings("planted", domains=("law", "physics"))
+    prompts = load_passages(planted)
+    assert {prompt.domain for prompt in prompts} == {"law", "physics"}
+    truth = study_settings.planted_truth(planted)
+    assert truth is not None
+    assert truth.seed == 0
+    assert study_settings.planted_truth(Settings()) is None
+    assert study_settings.exam_items(planted) == []
+    with pytest.raises(ValueError, match="unknown domain 'code'"):
+        load_passages(replace(planted, domains=("code",)))
+    with pytest.raises(ValueError, match="leave --corpus out"):
+        replace(planted, corpus="two-domains")
+    with pytest.raises(ValueError, match="say --model planted"):
+        Settings(corpus="planted")
 
 
 def test_the_same_seed_gives_the_same_tables(settings: Settings, finished: Path, tmp_path: Path) -> None:
