@@ -79,7 +79,8 @@ def test_the_manifest_says_what_the_figures_are_made_of_and_names_no_path_of_thi
     manifest, made_from = json.loads(text), json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     for part in ("seeds", "model", "data", "versions"):
         assert manifest["run"][part] == made_from[part]
-    assert set(manifest["records"]) == {path.name for path in (run / "records").iterdir()}
+    written = [path for path in (run / "records").rglob("*") if path.is_file()]
+    assert set(manifest["records"]) == {path.relative_to(run / "records").as_posix() for path in written}
     assert manifest["drawn_with"]["plotly"]
     assert [item["name"] for item in manifest["figures"]] == [drawing.name for drawing in drawings]
     for known in (str(run), str(run.parent), str(Path.home()), os.getcwd()):

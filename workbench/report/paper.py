@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.dimensions import frequency_table
+from workbench.dimensions.critical_tables import criticality_tables
+from workbench.dimensions.experiments import load_criticality
 from workbench.environment import library_versions
 from workbench.figures import (
     Drawing,
@@ -36,8 +38,25 @@ from workbench.figures import (
     token_words,
     write_page,
 )
-from workbench.records import Comparison
+from workbench.figures.criticality import (
+    drop_caption,
+    drop_figure,
+    magnitude_drop_caption,
+    magnitude_drop_figure,
+    overlap_caption,
+    overlap_figure,
+)
+from workbench.figures.verdicts import (
+    agreement_caption,
+    agreement_figure,
+    rank_caption,
+    rank_figure,
+    verdict_caption,
+    verdict_figure,
+)
+from workbench.records import Comparison, ReadingAgreement, SelectionStability, Verdict, load_table
 from workbench.report.material import Material, read_material
+from workbench.runs import MASKING
 
 RARE = 0.05  # dimensions active in a smaller share of every domain's prompts are not drawn
 N_DETECTORS = 3  # per domain
@@ -45,7 +64,12 @@ N_DETECTORS = 3  # per domain
 PREAMBLE = """\
 from pathlib import Path
 from workbench.dimensions import frequency_table
+from workbench.dimensions.critical_tables import criticality_tables
+from workbench.dimensions.experiments import load_criticality
 from workbench.figures import *
+from workbench.figures.criticality import *
+from workbench.figures.verdicts import *
+from workbench.records import *
 from workbench.report import read_material
 
 run = read_material(Path("{folder}"))
@@ -55,7 +79,8 @@ words = token_words(run.detectors)
 
 def paper_drawings(run: Material) -> list[Drawing]:
     """Every figure that the records of a run allow, with caption and call; ready to be exported."""
-    return [*_magnitudes(run), *_dimensions(run), *_detectors(run), *_steering(run)]
+    own = [*_magnitudes(run), *_dimensions(run), *_detectors(run)]
+    return [*own, *_masking(run), *_verdicts(run), *_stability(run), *_steering(run)]
 
 
 def write_paper(run_folder: Path, out: Path, *, preset: str | None = None) -> tuple[list[Path], str | None]:
@@ -103,10 +128,17 @@ def _write_index(drawings: Sequence[Drawing], out: Path) -> Path:
 def _manifest(run: Material) -> dict[str, Any]:
     """What the figures were drawn from and with; no path of this machine."""
     kept = ("written", "preset", "settings", "seeds", "model", "data", "versions")
-    records = sorted(path for path in (run.folder / "records").iterdir() if path.is_file())
+    folder = run.folder / "records"
+    hashes = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     return {
         "run": {name: run.manifest[name] for name in kept if name in run.manifest},
-        "records": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in records},
+        "records": {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in records
+        },
         "drawn_with": library_versions(),
     }
 
@@ -154,6 +186,62 @@ def _detectors(run: Material) -> list[Drawing]:
         return []
     figure, call = detector_figure(run.detectors, N_DETECTORS), f"detector_figure(run.detectors, {N_DETECTORS})"
     return [Drawing("detectors", figure, detector_caption(run.detectors), call)]
+
+
+def _masking(run: Material) -> list[Drawing]:
+    folder = run.folder / "records" / MASKING
+    if not folder.is_dir():
+        return []
+    result = load_criticality(folder)
+    tables, path = criticality_tables(result), "full" if "zero" in result.plan.exhaustive else "screened"
+    drops, masked, agreement = (tables[name] for name in ("drops", "masked", "agreement"))
+    return [
+        Drawing(
+            "masking-drops",
+            drop_figure(drops),
+            drop_caption(drops, path=path),
+            'drop_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["drops"])',
+        ),
+        Drawing(
+            "masking-magnitude",
+            magnitude_drop_figure(masked),
+            magnitude_drop_caption(masked),
+            'magnitude_drop_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["masked"])',
+        ),
+        Drawing(
+            "masking-overlap",
+            overlap_figure(agreement),
+            overlap_caption(agreement, k=result.plan.k, path=path),
+            'overlap_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["agreement"])',
+        ),
+    ]
+
+
+def _verdicts(run: Material) -> list[Drawing]:
+    found = _records(run, "verdicts", Verdict)
+    call = 'verdict_figure(load_table(run.folder / "records/verdicts.json", Verdict))'
+    return [Drawing("verdicts", verdict_figure(found), verdict_caption(found), call)] if found else []
+
+
+def _stability(run: Material) -> list[Drawing]:
+    selections, readings = _records(run, "selections", SelectionStability), _records(run, "readings", ReadingAgreement)
+    drawn = []
+    if selections:
+        by = selections[0].selection
+        own = [item for item in selections if item.selection == by]
+        table = 'load_table(run.folder / "records/selections.json", SelectionStability)'
+        call = f"rank_figure([item for item in {table} if item.selection == {by!r}])"
+        drawn.append(Drawing("ranks", rank_figure(own), rank_caption(own), call))
+    if readings:
+        call = 'agreement_figure(load_table(run.folder / "records/readings.json", ReadingAgreement))'
+        figure, caption = agreement_figure(readings), agreement_caption(readings)
+        drawn.append(Drawing("readings", figure, caption, call, "one-column"))
+    return drawn
+
+
+def _records(run: Material, name: str, kind: type[Any]) -> list[Any]:
+    path = run.folder / "records" / f"{name}.json"
+    return load_table(path, kind) if path.is_file() else []
 
 
 def _steering(run: Material) -> list[Drawing]:

@@ -15,6 +15,7 @@ from workbench.figures import (
     between_arms,
     contexts_html,
     dcd_caption,
+    dcd_figure,
     definitions_html,
     detector_caption,
     detector_figure,
@@ -102,7 +103,8 @@ def dimensions(material: Material) -> str:
     """The DCDs by every selection, and profiles of the most telling ones."""
     if not material.dcds:
         return absent("domain-critical dimensions")
-    parts = [paragraph(dcd_caption(material.dcds))]
+    drawn = dcd_figure(material.dcds, words=token_words(material.detectors))
+    parts = [plot(drawn, "dimensions-map", dcd_caption(material.dcds))]
     for selection in dict.fromkeys(dcd.selection for dcd in material.dcds):
         own = [dcd for dcd in material.dcds if dcd.selection == selection]
         table = _dcd_table(own, selection)
