@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.figures import Section, write_page
-from workbench.report import criticality, sections, verdicts
+from workbench.report import criticality, planted, sections, verdicts
 from workbench.report.material import Material, model_name, read_material
 from workbench.report.paper import paper_drawings, write_gallery, write_paper
 
 # Anchor, title, and the function that writes the section as HTML. One that returns "" leaves its section out.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
+    ("planted", "What was planted", planted.planted),
     ("magnitudes", "Dimension magnitudes", sections.magnitudes),
     ("frequency", "Activation frequency", sections.frequency),
     ("dimensions", "Domain-critical dimensions", sections.dimensions),

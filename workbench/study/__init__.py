@@ -14,7 +14,8 @@ from workbench.models import HookedModel
 from workbench.records import Prompt
 from workbench.report import write_report
 from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
-from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model
+from workbench.study.planting import planted_frame
+from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
 from workbench.study.stages import Findings, StageProgress, investigate, label, mask, select, survey, timed
 from workbench.study.writing import manifest, source_name, write_records, write_tables
 
@@ -78,6 +79,9 @@ def perform(
         with timed(timings, "write"):
             write_records(records, findings)
             write_tables(folder / "tables", findings)
+            truth = planted_truth(settings)
+            if truth is not None:
+                planted_frame(truth, findings).to_csv(folder / "tables" / "planted.csv", index=False)
             seconds = time.perf_counter() - started
             found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
             summary = summarise(source_name(model.name), *found, seconds)
