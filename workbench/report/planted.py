@@ -25,8 +25,8 @@ def planted(material: Material) -> str:
     return (
         paragraph(
             "The weights of this model were written by hand, so that the right answers are known: detectors fire on "
-            "words of one domain and are needed, inert ones fire but nothing reads them, quiet ones are tiny but needed, "
-            "those everywhere and sinks are large whatever the domain."
+            "words of one domain and are needed, inert ones fire but nothing reads them, quiet ones are tiny but "
+            "needed, those everywhere and sinks are large whatever the domain."
         )
         + table
     )
