@@ -139,13 +139,14 @@ def count_signs(
     n_flips = 0 if flips is None else len(flips)
     flipped, done = torch.zeros((n_flips, *shape), device=device), 0
     for positive, negative in stream:
-        if not bool(torch.isfinite(positive).all() and torch.isfinite(negative).all()):
+        # A sum shows NaN and infinity, and is many times faster than isfinite; so are int32 sums than the default.
+        if not math.isfinite(float(positive.sum(dtype=torch.float32) + negative.sum(dtype=torch.float32))):
             raise SteeringError(f"{source} gives NaN or infinite activations at these sites; load it in float32")
         up, down = positive > negative, positive < negative
-        larger += up.sum(dim=1)
-        smaller += down.sum(dim=1)
-        positive_above += (positive > 0).sum(dim=1)
-        negative_above += (negative > 0).sum(dim=1)
+        larger += up.sum(dim=1, dtype=torch.int32)
+        smaller += down.sum(dim=1, dtype=torch.int32)
+        positive_above += (positive > 0).sum(dim=1, dtype=torch.int32)
+        negative_above += (negative > 0).sum(dim=1, dtype=torch.int32)
         if flips is not None and n_flips:
             signs = flips[:, done : done + up.shape[1]].to(flipped)
             flipped += torch.einsum("fp,spw->fsw", signs, up.float() - down.float())

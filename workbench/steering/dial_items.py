@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from workbench.behaviours import BehaviourItem, load_behaviours
 from workbench.models import HookedModel
+from workbench.records import SPLITS
 from workbench.steering._base import SteeringError
 from workbench.steering._dials import DialItem
 
@@ -57,6 +58,18 @@ def ioi_items(
     return tuple(items)
 
 
+def _name_pairs(split: str) -> list[tuple[str, str]]:
+    """Pairs of names of one split; a pair that several splits have belongs to the first of them."""
+    earlier: set[frozenset[str]] = set()
+    for one in SPLITS:
+        named = load_behaviours("indirect_objects", kind="ABBA", split=one)
+        pairs = {frozenset((item.answers[0].strip(), item.distractors[0].strip())) for item in named} - earlier
+        if one == split:
+            return sorted((min(pair), max(pair)) for pair in pairs)
+        earlier |= pairs
+    raise SteeringError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+
+
 def behaviour_items(items: Iterable[BehaviourItem]) -> tuple[DialItem, ...]:
     """Shipped test items as dial items: the first answer is correct, the first distractor wrong."""
     return tuple(DialItem(item.prompt, item.answers[0], item.distractors[0]) for item in items)
@@ -73,9 +86,7 @@ def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: i
     if task == "ccc":
         plain = load_behaviours("conflict", kind="plain", split=split)
         return ccc_items({item.subject: item.answers[0].strip() for item in plain}, n_false=per_subject, seed=seed)
-    named = load_behaviours("indirect_objects", kind="ABBA", split=split)
-    pairs = sorted({(item.answers[0].strip(), item.distractors[0].strip()) for item in named})
-    both = [pair for first, second in pairs for pair in ((first, second), (second, first))]
+    both = [pair for first, second in _name_pairs(split) for pair in ((first, second), (second, first))]
     return tuple(dict.fromkeys(ioi_items(both * per_subject, seed=seed)))
 
 
