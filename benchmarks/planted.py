@@ -1,6 +1,6 @@
 """Planted truth over many seeds: selection, verdicts and labels against what was written into the weights.
 
-`python -m benchmarks.planted --out benchmarks/results/planted.json` (a quarter of an hour on one core). The thresholds
+`python -m benchmarks.planted --out benchmarks/results/planted.json` (two minutes on an idle core). The thresholds
 of selection, verdict and label are those of the library; `--seeds 0-4` is where anything may be looked at and changed,
 `--seeds 100-119` (the default) is what is reported.
 
