@@ -175,7 +175,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
 
     reference = sample_prompts(work.prompts, "identify", work.plan.n_identify)
     test = sample_prompts(work.prompts, "test", work.plan.n_test)
-    say(_estimate(work, len(work.modes) * len(test) * (1 + len(dimensions))))
+    say(_estimate(work, float(len(work.modes) * len(test) * (1 + len(dimensions)))))
     results = {
         mode: mask_dimensions(
             work.model,
