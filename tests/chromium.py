@@ -41,7 +41,7 @@ class Tab:
         assert "exceptionDetails" not in result, (script, result)
         return result["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 60.0) -> Any:
+    def wait(self, script: str, seconds: float = 180.0) -> Any:
         """The value of an expression as soon as it is true; it may throw until then."""
         asked = f"(() => {{ try {{ return {script} }} catch (error) {{ return null }} }})()"
         end = time.monotonic() + seconds
@@ -88,7 +88,7 @@ def chromium(address: str, *, width: int = 1400, height: int = 1500) -> Iterator
 
 
 def _first_page(announced: Path) -> WebSocket:
-    end = time.monotonic() + 40
+    end = time.monotonic() + 120
     while not (announced.is_file() and announced.read_text().count("\n")):
         assert time.monotonic() < end, "Chromium did not start"
         time.sleep(0.1)

@@ -54,7 +54,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _address(runtime: Path, server: "subprocess.Popen[bytes]") -> str:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while time.monotonic() < end and server.poll() is None:
         for written in runtime.glob("jpserver-*.json") if runtime.is_dir() else ():
             return json.loads(written.read_text())["url"]
@@ -66,11 +66,11 @@ def _address(runtime: Path, server: "subprocess.Popen[bytes]") -> str:
 def explorer(notebook: str) -> Iterator[Tab]:
     with chromium(notebook) as tab:
         tab.call("Emulation.setFocusEmulationEnabled", {"enabled": True})
-        tab.wait(f"{PANEL}.sessionContext.session.kernel.id", 120)
+        tab.wait(f"{PANEL}.sessionContext.session.kernel.id", 300)
         tab.evaluate(f"window.jupyterapp.shell.activateById({PANEL}.id)")
         tab.wait("window.jupyterapp.shell.currentWidget !== null")
         tab.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-        tab.wait("document.querySelector('.dimension-explorer canvas').clientWidth > 100", 180)
+        tab.wait("document.querySelector('.dimension-explorer canvas').clientWidth > 100", 400)
         yield tab
 
 
