@@ -2,7 +2,8 @@
 
 One comparison at one KL level, in the resumable folder `runs/claims`; from its tables `docs/claims.json` and
 `docs/claims.md` are written, and the table between the markers in README.md where it has them. `--quick` takes fewer
-items, layers and domains, in `runs/claims-quick`, and says so on the page.
+items, layers and domains, in `runs/claims-quick`, and says so on the page; `--finished` runs nothing and writes what
+is there.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from scipy import stats
 
 from workbench.corpus import neutral_prompts
 from workbench.evaluation.catalogue import BUILTIN_DOMAINS, prepare_spec
-from workbench.evaluation.contest import Outcomes, run_prepared
+from workbench.evaluation.cells import open_store
+from workbench.evaluation.contest import Outcomes, run_prepared, tabulate
 from workbench.evaluation.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.records import Contrast
 
@@ -163,7 +165,7 @@ def _row(claim: Claim, outcomes: Outcomes, command: str) -> Row:
         and one.is_primary
     ]
     if not found or found[0].verdict == "not measured":
-        why = found[0].note if found else "the arm does not run on this task"
+        why = found[0].note if found else "its cells are not finished, or the arm does not run on this task"
         return Row(*head, "–", "–", 0, f"not measured: {why}", command)
     return Row(*head, *_compared(found[0], is_equality=claim.is_equality), command)
 
@@ -184,7 +186,7 @@ def _compared(one: Contrast, *, is_equality: bool) -> tuple[str, str, int, str]:
 def _counted(claim: Claim, frame: pd.DataFrame) -> tuple[str, str, int, str]:
     own = frame[(frame.task == claim.task) & (frame.arm == claim.arm) & (frame.against == claim.against)]
     if own.empty:
-        return "–", "–", 0, "not measured: no two domains could be compared"
+        return "–", "–", 0, "not measured: fewer than two domains could be compared"
     row = own.iloc[0]
     ahead, behind, n = int(row.ahead), int(row.behind), int(row.n_domains)
     interval = stats.binomtest(ahead, max(ahead + behind, 1)).proportion_ci()
@@ -260,7 +262,9 @@ def replace_marked(path: Path, text: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write the table of claims from a comparison on the built-in model.")
     parser.add_argument("--quick", action="store_true", help="fewer items, layers and domains")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--finished", action="store_true", help="run nothing, write what is finished")
+    given = parser.parse_args(arguments)
+    quick = given.quick
     spec = claims_spec(quick=quick)
     prepared = prepare_spec(spec)
 
@@ -268,7 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if done == total or done % 50 == 0:
             print(f"{done} of {total} cells", flush=True)
 
-    outcomes = run_prepared(prepared, ROOT / "runs" / spec.name, neutral_prompts(), progress=say)
+    folder = ROOT / "runs" / spec.name
+    if given.finished:
+        outcomes = tabulate(prepared, open_store(folder, spec, prepared.model.fingerprint))
+    else:
+        outcomes = run_prepared(prepared, folder, neutral_prompts(), progress=say)
     rows = rows_of(outcomes, f"{COMMAND} --quick" if quick else COMMAND)
     fingerprint = prepared.model.fingerprint
     content = {"command": rows[0].command, "fingerprint": fingerprint, "digest": spec.digest}

@@ -38,6 +38,7 @@ def trade_off_figure(contrasts: Sequence[Contrast], metric: str) -> go.Figure:
         _prompt_line(figure, [one for one in chosen if one.task == task and one.budget == "none"], row, column)
         _zero_line(figure, row, column)
     _log_kl(figure, chosen)
+    figure.update_yaxes(range=_span([value for one in chosen for value in (one.low, one.effect, one.high)]))
     figure.update_layout(legend={"title": {"text": "arm (hollow: no difference shown)"}})
     return dress(figure, title="Effect against damage", subtitle=_subtitle(chosen[0]), height=height)
 
@@ -70,6 +71,7 @@ def front_figure(contrasts: Sequence[Contrast], metric: str) -> go.Figure:
             figure.add_trace(_gain_points([one for one in own if one.arm == arm], kept, arm, look), row=row, col=column)
         _zero_line(figure, row, column)
     _log_kl(figure, chosen)
+    figure.update_yaxes(range=_span([_gain(one) for one in chosen]))
     figure.update_layout(legend={"title": {"text": "arm (filled: on the front)"}})
     subtitle = f"{escape(metric)}; the line joins what no other arm beats in both"
     return dress(figure, title="Pareto fronts of gain and damage", subtitle=subtitle, height=height)
@@ -105,7 +107,7 @@ def strength_figure(curves: Sequence[StrengthCurve], task: str) -> go.Figure:
         else:
             place = {"x": 0.02, "y": 0.04, "xref": f"{x} domain", "yref": f"{y} domain", "xanchor": "left"}
             figure.add_annotation(text="no usable band", showarrow=False, yanchor="bottom", font={"size": 11}, **place)
-    figure.update_xaxes(type="log", dtick=1, exponentformat="power")
+    figure.update_xaxes(type="log", dtick="D2", tickformat="~g")
     better = "higher" if first.higher_is_better else "lower"
     subtitle = (
         f"{escape(task)}: {escape(first.metric)}, {better} is better; shaded: shown effect at KL below {first.limit:g}"
@@ -335,6 +337,13 @@ def _zero_line(figure: go.Figure, row: int, column: int) -> None:
     x, y = axis_names(figure, row, column)
     along = {"x0": 0, "x1": 1, "y0": 0, "y1": 0, "xref": f"{x} domain", "yref": y}
     figure.add_shape(type="line", line={"color": NEUTRAL, "width": 1.2}, layer="below", **along)
+
+
+def _span(values: Sequence[float]) -> list[float]:
+    """Axis limits that show zero and every value."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = 0.06 * (high - low) or 1.0
+    return [low - room, high + room]
 
 
 def _log_kl(figure: go.Figure, chosen: Sequence[Contrast]) -> None:
