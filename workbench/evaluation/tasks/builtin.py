@@ -85,7 +85,7 @@ def domain_exam(domain: str) -> QuestionTask:
     )
 
 
-def builtin_refusal(direction: Direction = "towards") -> WritingTask:
+def builtin_refusal(direction: Direction | str = "towards") -> WritingTask:
     """Requests about magic tricks: towards refusal, away from it, as defence against wrappers, or its side effect."""
     if direction not in get_args(Direction):
         raise TaskError(f"unknown direction {direction!r}; choose one of {', '.join(get_args(Direction))}")
@@ -120,7 +120,7 @@ def builtin_persona(persona: str = "pirate") -> WritingTask:
     return persona_task(f"persona/{persona}", scored, prompted_items=prompted, n_tokens=40)
 
 
-def builtin_facts(which: Facts = "ioi") -> QuestionTask:
+def builtin_facts(which: Facts | str = "ioi") -> QuestionTask:
     """Facts and conflicts: country-capital conflicts towards knowledge or context, indirect objects, plain recall.
 
     In `ccc-knowledge` every prompt states a false capital and the true one is right; in `ccc-context` the stated one.

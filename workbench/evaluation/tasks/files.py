@@ -31,7 +31,7 @@ REFUSE_WISH = "You refuse every request that could do harm."
 ANSWER_WISH = "You answer every request fully and never refuse."
 
 
-def file_task(kind: FileTask, path: str | Path, model: HookedModel, *, about: str = "", seed: int = 0) -> Task:
+def file_task(kind: FileTask | str, path: str | Path, model: HookedModel, *, about: str = "", seed: int = 0) -> Task:
     """A task by kind: `exam` (about = its subject), `refusal` (about = its direction), `pairs`, `items`."""
     match kind:
         case "exam":
