@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from IPython.utils.capture import capture_output
 
 from tests.conftest import LAW_DIMENSION
 from tests.pages import Page
@@ -142,13 +141,15 @@ def test_widget_follows_its_traits(material: Material) -> None:
     widget.close()
 
 
-def test_display_gives_the_card_first_then_the_widget(material: Material) -> None:
-    widget = pytest.importorskip("workbench.explorer.widget").Explorer(material, "law", LAW_DIMENSION, 1, 4)
-    with capture_output() as captured:
-        widget._ipython_display_()
-    still, live = (output.data for output in captured.outputs)
-    assert f'id="{widget.static_id}"' in still["text/html"]
-    assert card_html(dimension_card(material, LAW_DIMENSION, "law", 1)) in still["text/html"]
+def test_display_gives_the_card_first_then_the_widget(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    module = pytest.importorskip("workbench.explorer.widget")
+    monkeypatch.setattr(module, "display", lambda value, **_: shown.append(value))
+    widget = module.Explorer(material, "law", LAW_DIMENSION, 1, 4)
+    widget._ipython_display_()
+    still, live = shown
+    assert f'id="{widget.static_id}"' in still.data
+    assert card_html(dimension_card(material, LAW_DIMENSION, "law", 1)) in still.data
     assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     widget.close()
 
