@@ -136,9 +136,7 @@ def _manifest(run: Material) -> dict[str, Any]:
     }
     return {
         "run": {name: run.manifest[name] for name in kept if name in run.manifest},
-        "records": {
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in records
-        },
+        "records": hashes,
         "drawn_with": library_versions(),
     }
 
