@@ -91,6 +91,9 @@ def test_points_are_where_magnitude_and_cost_are() -> None:
     assert [note.text for note in figure.layout.annotations if note.text in ("3", "7")] == ["7", "3"]
     assert all("<b>code</b>" not in (note.text or "") for note in figure.layout.annotations)
     assert code.showlegend is False
+    empty = masked(0.6, 0.1)
+    empty.loc[0, "magnitude"] = 0.0
+    assert list(magnitude_drop_figure(empty, n_named=1).data[0].x) == [5.0, 5.0]
 
 
 def test_the_caption_of_magnitudes_counts_domains_and_names_what_is_specific() -> None:

@@ -151,10 +151,13 @@ def magnitude_drop_figure(masked: pd.DataFrame, n_named: int = 3) -> go.Figure:
     """Cost of masking against magnitude, one panel per domain, one mark per measured dimension and way of masking.
 
     `masked` has columns masked_to, domain, dimension, magnitude, test. The `n_named` dimensions that cost most under
-    zero masking are named. Dimensions measured are the top ranked of any domain, controls, and the largest.
+    zero masking are named; a magnitude of zero is drawn at the smallest one above it.
     """
     domains = list(dict.fromkeys(masked["domain"]))
     modes = list(dict.fromkeys(masked["masked_to"]))
+    sizes = _floats(masked, "magnitude")
+    floor = float(sizes[sizes > 0].min()) if (sizes > 0).any() else 1.0  # zero has no place on a logarithmic axis
+    masked = masked.assign(magnitude=np.maximum(sizes, floor))
     y_title = DROP.replace(" on test (", " on test<br>(")
     figure, cells, height = panel_grid(
         domains, x_title="mean magnitude (activation units)", y_title=y_title, panel_height=210
@@ -190,7 +193,7 @@ def _name_point(figure: go.Figure, item: dict[str, Any], row: int, column: int, 
     """The dimension above its mark, or to the left of it."""
     figure.add_annotation(
         text=str(item["dimension"]),
-        x=math.log10(max(item["magnitude"], 1e-12)),
+        x=math.log10(item["magnitude"]),
         y=item["test"],
         xanchor="center" if is_above else "right",
         xshift=0 if is_above else -6,
