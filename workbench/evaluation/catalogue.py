@@ -73,11 +73,11 @@ NO_LENGTH = ("exchanges", "dial items of one length")
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
     for kind in (
-        TaskKind("domain-loss", lambda s, d, m: domain_loss(d), "builtin", True, "mean", NO_DIAL, 33, 0),
-        TaskKind("domain-share", lambda s, d, m: domain_share(d), "builtin", True, "mean", NO_DIAL, 8, 32),
-        TaskKind("domain-exam", lambda s, d, m: domain_exam(d), "builtin", True, "last", NO_LENGTH, 160, 0),
-        TaskKind("exam", lambda s, d, m: exam_task(m, s.data, d), "file", True, "last", NO_LENGTH, 700, 0),
-        TaskKind("refusal", _refusal, "either", False, "last", NO_LENGTH, 20, 24),
+        TaskKind("domain-loss", lambda s, d, m: domain_loss(d), "builtin", True, "mean", NO_DIAL, 33.0, 0),
+        TaskKind("domain-share", lambda s, d, m: domain_share(d), "builtin", True, "mean", NO_DIAL, 8.0, 32),
+        TaskKind("domain-exam", lambda s, d, m: domain_exam(d), "builtin", True, "last", NO_LENGTH, 160.0, 0),
+        TaskKind("exam", lambda s, d, m: exam_task(m, s.data, d), "file", True, "last", NO_LENGTH, 700.0, 0),
+        TaskKind("refusal", _refusal, "either", False, "last", NO_LENGTH, 20.0, 24),
         TaskKind(
             "persona",
             lambda s, d, m: builtin_persona(s.about or "pirate"),
@@ -85,13 +85,13 @@ KINDS: dict[str, TaskKind] = {
             False,
             "mean",
             NO_DIAL[1:],
-            24,
+            24.0,
             40,
         ),
-        TaskKind("facts", _facts, "builtin", False, "last", NO_WORDS, 60, 0),
-        TaskKind("choices", _choices, "builtin", False, "last", NO_LENGTH, 50, 0),
-        TaskKind("pairs", lambda s, d, m: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120, 0),
-        TaskKind("items", lambda s, d, m: item_task(s.data), "file", False, "last", NO_WORDS, 120, 0),
+        TaskKind("facts", _facts, "builtin", False, "last", NO_WORDS, 60.0, 0),
+        TaskKind("choices", _choices, "builtin", False, "last", NO_LENGTH, 50.0, 0),
+        TaskKind("pairs", lambda s, d, m: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120.0, 0),
+        TaskKind("items", lambda s, d, m: item_task(s.data), "file", False, "last", NO_WORDS, 120.0, 0),
     )
 }
 

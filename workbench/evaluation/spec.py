@@ -203,7 +203,14 @@ def _part(kind: type[Any], content: Any, where: str) -> Any:
     ]
     if missing:
         raise SpecError(f"{where}: {missing[0]!r} is missing")
-    return kind(**given)
+    return kind(**{name: _as_float(value, str(known[name].type)) for name, value in given.items()})
+
+
+def _as_float(value: Any, annotation: str) -> Any:
+    """Whole numbers as floats where a float is meant."""
+    if "float" not in annotation:
+        return value
+    return tuple(map(float, value)) if isinstance(value, tuple) else float(value)
 
 
 def _check_type(value: Any, annotation: str, where: str) -> None:
