@@ -1,6 +1,6 @@
 """`workbench mask`: what the model loses when single dimensions of the residual stream are masked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,12 +68,16 @@ def mask(
             tables, save = _experiment(work, items, stage, console.print)
         else:
             tables, save = _mask_chosen(work, chosen, stage, console.print)
-    for title, table in tables.items():
-        typer.echo(f"\n{title}\n{table.to_string(index=False, float_format=lambda value: f'{value:+.4f}')}")
+    _print(tables)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         save(folder)
         typer.echo(f"\nrecords and tables: {folder}")
+
+
+def _print(tables: Mapping[str, "pd.DataFrame"]) -> None:
+    for title, table in tables.items():
+        typer.echo(f"\n{title}\n{table.to_string(index=False, float_format=lambda value: f'{value:+.4f}')}")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ def measure_criticality(
             asked = {domain: sorted({*own[domain], *random}) for domain in {item.domain for item in chosen}}
             exam[mode] = _exam(model, chosen, asked, mode, sources[mode], seed, meter)
     meter.finish()
-    cost = _cost(estimates, measured, found, exam)
-    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam)
+    parts = (estimates, measured, found, exam)
+    return Criticality(plan, model.d_model, domains, random, _cost(*parts), magnitudes, *parts)
 
 
 def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
