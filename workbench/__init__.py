@@ -68,6 +68,13 @@ _HOME = {
     "profile_figure": "figures",
     "recall_figure": "figures.criticality",
     "write_report": "report",
+    "find_verdicts": "dimensions",
+    "verdict_frame": "dimensions",
+    "selection_stability": "dimensions",
+    "reading_agreement": "dimensions",
+    "score_labels": "labels",
+    "set_massive": "evaluation.massive",
+    "compare_bases": "evaluation.rotations",
     "run_study": "study",
     "explore": "explorer.widget",
 }
