@@ -224,14 +224,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
-def page(rows: Sequence[Row], spec: Spec, fingerprint: str) -> str:
+def page(rows: Sequence[Row], spec: Spec, fingerprint: str, n_done: int, n_cells: int) -> str:
     """The page `docs/claims.md`."""
+    unfinished = "" if n_done == n_cells else f" The run is not finished: {n_done} of {n_cells} cells are."
     counts = [sum(row.verdict.startswith(word) for row in rows) for word in ("shown", "not shown", "not measured")]
     sizes = spec.sizes
     return f"""# What the papers claim, and what the built-in model shows
 
 Written by `{rows[0].command}` from its results (`docs/claims.json`); nothing here is typed by hand. Of {len(rows)}
-claims, {counts[0]} are shown on this model, {counts[1]} are not, and {counts[2]} could not be measured.
+claims, {counts[0]} are shown on this model, {counts[1]} are not, and {counts[2]} could not be measured.{unfinished}
 
 All arms act at the same KL to the unsteered model ({spec.budgets.kl[0]:g} nats per token of neutral text), with
 {sizes.n_layers} settings each to choose from on {sizes.n_tune} tuning items; up to {sizes.n_test} test items are read
@@ -273,18 +274,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{done} of {total} cells", flush=True)
 
     folder = ROOT / "runs" / spec.name
+    fingerprint = prepared.model.fingerprint
+    store = open_store(folder, spec, fingerprint)
     if given.finished:
-        outcomes = tabulate(prepared, open_store(folder, spec, prepared.model.fingerprint))
+        outcomes = tabulate(prepared, store)
     else:
         outcomes = run_prepared(prepared, folder, neutral_prompts(), progress=say)
-    rows = rows_of(outcomes, f"{COMMAND} --quick" if quick else COMMAND)
-    fingerprint = prepared.model.fingerprint
+    flags = "".join(f" --{name}" for name, is_on in (("quick", quick), ("finished", given.finished)) if is_on)
+    rows = rows_of(outcomes, f"{COMMAND}{flags}")
+    n_done, n_cells = sum(key in store for key in prepared.plan.cells), len(prepared.plan.cells)
     content = {"command": rows[0].command, "fingerprint": fingerprint, "digest": spec.digest}
     content |= {"rows": [asdict(row) for row in rows]}
     (ROOT / "docs" / "claims.json").write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    (ROOT / "docs" / "claims.md").write_text(page(rows, spec, fingerprint), encoding="utf-8")
+    (ROOT / "docs" / "claims.md").write_text(page(rows, spec, fingerprint, n_done, n_cells), encoding="utf-8")
     is_in_readme = replace_marked(ROOT / "README.md", table(rows))
     print(f"wrote docs/claims.md and docs/claims.json{', and the table in README.md' if is_in_readme else ''}")
 
