@@ -62,7 +62,11 @@ KIND = {"cds": "domain", "style-heads": "persona", "scaling": "items", "steer-ve
 FEW = {"iti": ("--k", "2"), "sadi": ("--site", "mlp_raw", "--k", "2"), "austeer": ("--site", "z", "--k", "4")}
 
 
-@pytest.mark.parametrize("method", METHODS)
+TRAINED = ("scaling", "steer-vec", "dyn-scalar")  # seconds of gradient steps each
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name for name in METHODS]
+
+
+@pytest.mark.parametrize("method", ALL)
 def test_every_method_is_fitted_saved_and_steers(
     command: Command,
     data: dict[str, tuple[str, Path | str]],
@@ -117,6 +121,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_prompt_of_another_length_is_refused_where_positions_were_learned(
     command: Command, data: dict[str, tuple[str, Path | str]], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
