@@ -109,7 +109,9 @@ def outcome(model: HookedModel, n: int, rows: Sequence[dict[str, Any]]) -> Outco
     recall = {row["domain"]: row["recall"] for row in own}
     fraction = float(np.mean([row["fraction"] for row in own]))
     is_met = min(recall.values()) >= 0.9 and fraction <= 0.2
-    return Outcome(model.name, model.fingerprint, model.d_model, n, DEFAULT, own[0]["m"], recall, fraction, is_met)
+    return Outcome(
+        Path(model.name).name, model.fingerprint, model.d_model, n, DEFAULT, own[0]["m"], recall, fraction, is_met
+    )
 
 
 def counted_at(d_model: int) -> dict[str, float]:
@@ -160,11 +162,9 @@ def main() -> None:
         table, name = pd.DataFrame(rows), f"recall-{Path(source).name}"
         table.to_csv(arguments.out / f"{name}.csv", index=False)
         write_figure(recall_figure(table), arguments.out / f"{name}.html", caption=recall_caption(table))
-        worst = min(done.recall.values())
-        print(
-            f"{done.model}: recall@{K} {worst:.0%} in the worst domain at {done.fraction:.1%}; {recall_caption(table)}"
-        )
-    (arguments.out / "recall.json").write_text(json.dumps(found, indent=1) + "\n")
+        (arguments.out / "recall.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{done.model}: {min(done.recall.values()):.0%} in the worst domain at {done.fraction:.1%} of the cost")
+        print(recall_caption(table))
     print(f"at d_model {WIDE}: {found[f'counted_at_{WIDE}']['fraction']:.2%} of the exhaustive cost")
 
 
