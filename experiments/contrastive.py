@@ -2,7 +2,7 @@
 
 Directions and DCDs come from the identify split, one middle layer is used for all, and the strength is the one at which
 KL on neutral text is `KL_LEVEL`. Reported is the change of the loss on the domain's test passages, so less is better.
-Controls of CDS: as many dimensions of largest |v|, and as many at random.
+Controls of CDS: as many dimensions of largest magnitude in v, and as many at random.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def methods_of(model: HookedModel, prompts: Sequence[Prompt], domain: str, dcds:
         for one, other in zip(own[:N_PAIRS], others[:N_PAIRS], strict=False)
     ]
     found: dict[str, Steering] = {WHOLE: whole}
-    for name, dimensions in ((CDS, dcds), ("largest |v|", largest), ("random dimensions", drawn)):
+    for name, dimensions in ((CDS, dcds), ("largest components", largest), ("random dimensions", drawn)):
         found[name] = CriticalDimensionSteering(direction, (layer,), tuple(int(index) for index in dimensions))
     found["ActAdd"] = ActAdd.fit(model, pairs, layer=layer, padding=" the")
     return found
@@ -147,7 +147,7 @@ def main(model: HookedModel | None = None, *, docs=DOCS, quick: bool = False) ->
     model = model or load_model()
     results = run(model, quick=quick)
     write_results("contrastive", model, results, docs=docs)
-    controls = ("largest |v|", "random dimensions")
+    controls = ("largest components", "random dimensions")
     write_section("contrastive", "contrastive", section(results, (WHOLE,)), model, docs=docs)
     write_section("cds", "contrastive", section(results, (CDS, *controls)), model, docs=docs)
     write_section("actadd", "contrastive", section(results, ("ActAdd",)), model, docs=docs)

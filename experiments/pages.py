@@ -30,8 +30,8 @@ def write_section(page: str, name: str, text: str, model: HookedModel, *, docs: 
     before, _, rest = path.read_text(encoding="utf-8").partition("<!-- results:")
     after = rest.partition(END)[2]
     source = (
-        f"On the {model.name} model (fingerprint `{model.fingerprint[:12]}`), test split. Brackets are 95 % intervals "
-        f"over subjects. Numbers: [`results/{name}.json`](results/{name}.json)."
+        f"On the {model.name} model (fingerprint `{model.fingerprint[:12]}`), test split. Brackets are 95 % intervals. "
+        f"Numbers: [`results/{name}.json`](results/{name}.json)."
     )
     lines = [before.rstrip(), "", BEGIN.format(name), "", "## Results", "", source, "", text.strip(), "", END]
     path.write_text("\n".join(lines) + after.rstrip() + "\n", encoding="utf-8")
