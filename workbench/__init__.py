@@ -60,6 +60,7 @@ _HOME = {
     "compare_steering": "evaluation",
     "contexts_html": "figures",
     "drop_figure": "figures.criticality",
+    "evaluate_harness": "evaluation.harness",
     "effect_figure": "figures",
     "frequency_figure": "figures",
     "magnitude_drop_figure": "figures.criticality",
