@@ -1,5 +1,6 @@
 """Figures as journals print them: a column's width, 8 points, no title, panels laid out anew for the width."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -16,9 +17,11 @@ from workbench.figures.panels import (
     Traces,
     axis_keys,
     axis_title,
+    labels_of,
     lay_grid,
     lay_row,
     n_lines,
+    name_axes,
     panel_pixels,
     plain_text,
     side_by_side,
@@ -30,6 +33,7 @@ from workbench.figures.panels import (
 from workbench.figures.style import place_labels, template
 
 PIXELS_PER_POINT = 96 / 72
+LOWEST_MAP = 96.0  # pixels that the scale beside a map needs
 MARKS = 0.7  # marks and caps beside their size on a screen
 SYMBOL_WIDTH = 44  # pixels of the symbol before a legend's entry, and of the space after it
 
@@ -122,6 +126,7 @@ def _shrink_marks(trace: dict[str, Any]) -> None:
 
 def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | None) -> None:
     size = column.type_size
+    name_axes(layout, traces)
     labels, rows = wrap_row_labels(layout, traces, column.width, size)
     grid = (layout.get("meta") or {}).get("grid")
     titles = {letter: axis_title(layout, letter) for letter in "xy"}
@@ -134,6 +139,7 @@ def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | No
         height, free = lay_grid(layout, width, size, rows, n_columns)
     else:
         height = rows or _height(layout, width)
+        height = max(height, LOWEST_MAP) if any(map(_has_bar, traces)) else height
         if is_row:
             height = lay_row(layout, is_row, width, height, size)
     top = 8 + LINE * size * _has_heads(layout)
@@ -142,7 +148,7 @@ def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | No
         bottom += _one_title_each(layout, titles, height, width, size, max(labels, TICKS) + 8)
     else:
         bottom += wrap_titles(layout, height, width, size)
-    bottom += _tick_height(layout, size)
+    bottom += _tick_height(layout, traces, width, size)
     below = _legend(layout, traces, (width, height), free, size)
     height = min(height, column.max_height_mm * PIXELS_PER_MM - top - bottom - below)
     layout |= {
@@ -164,10 +170,17 @@ def _has_heads(layout: Layout) -> bool:
     return any(str(note.get("yref", "")).endswith("domain") for note in layout.get("annotations", ()))
 
 
-def _tick_height(layout: Layout, size: float) -> float:
-    """How much higher upright labels of the horizontal axes are than a line."""
-    turned = any(abs(float(layout[name].get("tickangle") or 0)) > 45 for name in axis_keys(layout, "x"))
-    return 1.5 * size if turned else 0.0
+def _tick_height(layout: Layout, traces: Traces, width: float, size: float) -> float:
+    """How much higher turned labels of the horizontal axes are than a line; those that would not fit are turned."""
+    found = 0.0
+    for name in axis_keys(layout, "x"):
+        names = labels_of(layout[name], traces, name)
+        longest = max((text_width(label, size) for label in names), default=0.0)
+        if len(names) * (longest + 6) > width and layout[name].get("tickangle") is None:
+            layout[name]["tickangle"] = -90
+        angle = abs(math.radians(float(layout[name].get("tickangle") or 0)))
+        found = max(found, longest * math.sin(angle))
+    return found
 
 
 def _height(layout: Layout, inner_width: float) -> float:

@@ -76,7 +76,7 @@ def wrap_row_labels(layout: Layout, traces: Traces, column_width: float, size: f
         axis = layout[name]
         if not is_category(axis):
             continue
-        labels = _row_labels(axis, [trace for trace in traces if trace.get("yaxis", "y") == name.replace("axis", "")])
+        labels = labels_of(axis, traces, name)
         broken = [wrap(label, WIDEST_LABEL * column_width, size) for label in labels]
         if broken != labels:
             axis |= {"tickmode": "array", "tickvals": labels, "ticktext": broken}
@@ -85,11 +85,25 @@ def wrap_row_labels(layout: Layout, traces: Traces, column_width: float, size: f
     return widest, height
 
 
-def _row_labels(axis: dict[str, Any], traces: Traces) -> list[str]:
-    found = [str(item) for item in axis.get("categoryarray", ())]
-    for trace in traces:
-        found += [str(item) for item in np.asarray(trace.get("y", ()), dtype=object).ravel()]
+def labels_of(axis: dict[str, Any], traces: Traces, name: str) -> list[str]:
+    """The labels of an axis of names, or of ticks that are given as text; empty for numbers."""
+    if axis.get("ticktext") is not None:
+        return [str(item) for item in axis["ticktext"]]
+    found = [str(item) for item in axis.get("categoryarray", ())] if is_category(axis) else []
+    for trace in traces if is_category(axis) else ():
+        if trace.get(f"{name[0]}axis", name[0]) == name.replace("axis", ""):
+            found += [str(item) for item in np.asarray(trace.get(name[0], ()), dtype=object).ravel()]
     return list(dict.fromkeys(found))
+
+
+def name_axes(layout: Layout, traces: Traces) -> None:
+    """Say of every axis with text for values that it holds names, which Plotly would guess while drawing."""
+    for trace in traces:
+        for letter in "xy":
+            values = trace.get(letter)
+            if isinstance(values, list | tuple | np.ndarray) and len(values) and isinstance(values[0], str):
+                name = trace.get(f"{letter}axis", letter)
+                layout[f"{letter}axis{name[1:]}"].setdefault("type", "category")
 
 
 def panel_pixels(layout: Layout) -> tuple[float, float]:

@@ -233,7 +233,7 @@ def _stability(run: Material) -> list[Drawing]:
     if readings:
         call = 'agreement_figure(load_table(run.folder / "records/readings.json", ReadingAgreement))'
         figure, caption = agreement_figure(readings), agreement_caption(readings)
-        drawn.append(Drawing("readings", figure, caption, call, "one-column"))
+        drawn.append(Drawing("readings", figure, caption, call))
     return drawn
 
 
