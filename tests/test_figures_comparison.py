@@ -149,4 +149,4 @@ def test_nothing_measured_is_said_and_not_drawn() -> None:
 def test_names_are_text_not_markup() -> None:
     rows = [dataclasses.replace(one, note="<script>alert(1)</script>") for one in example()]
     for figure in (trade_off_figure(rows, "loss"), front_figure(rows, "loss")):
-        assert "<script>" not in figure.to_json()
+        assert "<script>" not in str(figure.to_json())
