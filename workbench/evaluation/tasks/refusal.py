@@ -77,7 +77,7 @@ class RefusalJudge:
     model, whose texts it was trained on, and too strict for the freer text of other models.
     """
 
-    direction: Direction
+    direction: Direction | str
     classifier: DomainClassifier
     phrases: tuple[str, ...] = PHRASES
     compared: tuple[str, ...] = (REFUSES, COMPLIES)
@@ -119,7 +119,7 @@ class RefusalJudge:
 def refusal_task(
     name: str,
     items: Sequence[TaskItem],
-    direction: Direction,
+    direction: Direction | str,
     *,
     refused: Sequence[TaskItem],
     answered: Sequence[TaskItem],
