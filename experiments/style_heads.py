@@ -41,7 +41,8 @@ from workbench.steering import (
 )
 from workbench.steering.style_data import PLAIN, shows_persona
 
-STRENGTHS = (1.0, 2.0, 4.0, 8.0)
+RESIDUAL_STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+HEAD_STRENGTHS = (2.0, 4.0, 8.0, 16.0, 32.0)  # a few heads of one layer are a small edit
 MOST = 3.0
 N_TOKENS = 20
 N_RESAMPLES = 500
@@ -90,11 +91,12 @@ def curve(
 ) -> Curve:
     """Generate at every strength and judge the texts."""
     tokens = model.tokenize(prompts, side="left")
-    parts = [(steering, strength) for strength in STRENGTHS]
+    strengths = RESIDUAL_STRENGTHS if method in POSITIONS[:2] else HEAD_STRENGTHS
+    parts = [(steering, strength) for strength in strengths]
     texts = generate_stacked(model, tokens, parts, SCOPE, max_new_tokens=N_TOKENS, seed=0, temperature=0.0)
     marked = [[shows_persona(item, model.decode(answer)) for answer in row] for row in texts]
     damage = [np.nan_to_num(text_loss(model, prompts, row) - plain, nan=MOST).tolist() for row in texts]
-    return Curve(item.kind, method, STRENGTHS, marked, damage)
+    return Curve(item.kind, method, strengths, marked, damage)
 
 
 def pareto(curve: Curve, chosen: np.ndarray | None = None) -> float:
@@ -191,7 +193,7 @@ def section(results: dict[str, Any]) -> str:
         for name, found in curves.items():
             best = int(np.argmax([np.mean(marked) for marked in found.marked]))
             gap = "" if name == RESIDUAL else shown(pareto_interval(found, curves[RESIDUAL]), signed=True)
-            peak = f"{np.mean(found.marked[best]):.2f} at {found.strengths[best]:g}, +{np.mean(found.damage[best]):.1f}"
+            peak = f"{np.mean(found.marked[best]):.2f} at {found.strengths[best]:g}, {np.mean(found.damage[best]):+.1f}"
             rows.append([one["persona"], name, shown(pareto_interval(found)), gap, peak])
         lines += persona_lines(one, curves)
         removed += [
