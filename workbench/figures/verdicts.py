@@ -21,7 +21,7 @@ from workbench.figures.style import (
     panel_title,
     scale_bar,
 )
-from workbench.records import VERDICTS, BasisScore, ReadingAgreement, SelectionStability, Verdict
+from workbench.records import VERDICTS, BasisScore, ReadingAgreement, SelectionStability, Verdict, VerdictName
 
 COLOURS = dict(zip(VERDICTS, (PALETTE[4], PALETTE[0], PALETTE[3], NEUTRAL), strict=True))
 SYMBOLS = dict(zip(VERDICTS, ("square", "circle", "diamond", "circle-open"), strict=True))
@@ -58,7 +58,7 @@ def verdict_figure(verdicts: Sequence[Verdict]) -> go.Figure:
     return dress(figure, title="Sink or detector", subtitle=subtitle, height=520)
 
 
-def _verdict_trace(name: str, verdicts: Sequence[Verdict]) -> go.Scatter:
+def _verdict_trace(name: VerdictName, verdicts: Sequence[Verdict]) -> go.Scatter:
     auroc = np.array([item.auroc for item in verdicts])
     return go.Scatter(
         x=[item.share_first + item.share_delimiter for item in verdicts],
@@ -245,19 +245,20 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
     """Held-out score against the share of dimensions labelled, from `labels.label_curve`: DCDs beside the others."""
     if curve.empty:
         raise ValueError("the curve is empty; score the labels of at least one dimension")
-    names = [name for name in SCORES if (curve["score"] == name).any()]
+    present = set(curve["score"].tolist())
+    names = [name for name in SCORES if name in present]
     titles = [SCORES[name] for name in names]
     figure, cells, height = panel_grid(
         titles, x_title="share of dimensions labelled", y_title="mean held-out AUROC", panel_height=300, n_columns=2
     )
     for group, colour in (("DCDs", PALETTE[0]), ("other dimensions", PALETTE[1])):
         for name, (row, column) in zip(names, cells, strict=True):
-            of = curve[(curve["group"] == group) & (curve["score"] == name)]
+            of = curve.query("group == @group and score == @name")
             for trace in _band(of, group, colour, is_first=(row, column) == cells[0]):
                 figure.add_trace(trace, row=row, col=column)
     figure.add_hline(y=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
-    figure.update_yaxes(range=[min(0.45, float(curve["low"].min())) - 0.02, 1.02])
+    figure.update_yaxes(range=[min(0.45, *map(float, curve["low"].tolist())) - 0.02, 1.02])
     subtitle = "labelled from the best score on identify downwards; bands: 95 % over resampled dimensions; dotted: luck"
     figure.update_layout(legend={"orientation": "h", "y": -0.16, "x": 0, "xanchor": "left", "yanchor": "top"})
     return dress(figure, title="Labels on held-out passages", subtitle=subtitle, height=height + 40)
@@ -295,10 +296,10 @@ def label_curve_caption(curve: pd.DataFrame) -> str:
     last = curve.sort_values("share").groupby(["score", "group"], sort=False).tail(1)
     texts = []
     for name, words in SCORES.items():
-        of = last[last["score"] == name].set_index("group")
+        of = last.query("score == @name").sort_values("group")
         values = [
-            f"{number(float(row['mean']))} [{number(float(row['low']))}, {number(float(row['high']))}] for {group}"
-            for group, row in of.sort_index().iterrows()
+            f"{number(mean)} [{number(low)}, {number(high)}] for {group}"
+            for group, mean, low, high in of[["group", "mean", "low", "high"]].to_numpy().tolist()
         ]
         if values:
             texts.append(f"{words}: {joined(values)}")
@@ -351,7 +352,10 @@ def basis_caption(scores: Sequence[BasisScore]) -> str:
 
 def _basis_means(scores: Sequence[BasisScore]) -> pd.DataFrame:
     """Mean over domains, one row per measure in order of appearance, one column per basis."""
-    frame = pd.DataFrame(
-        [[item.measure, item.basis, item.value] for item in scores], columns=["measure", "basis", "value"]
-    )
-    return frame.groupby(["measure", "basis"], sort=False)["value"].mean().unstack("basis")
+    measures, bases = (list(dict.fromkeys(getattr(item, name) for item in scores)) for name in ("measure", "basis"))
+    values: dict[tuple[str, str], list[float]] = {}
+    for item in scores:
+        if not np.isnan(item.value):
+            values.setdefault((item.measure, item.basis), []).append(item.value)
+    means = [[float(np.mean(values.get((name, basis), [np.nan]))) for basis in bases] for name in measures]
+    return pd.DataFrame(means, index=pd.Index(measures), columns=pd.Index(bases))
