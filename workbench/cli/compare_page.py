@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench.evaluation.contest import Outcomes, Prepared
 from workbench.evaluation.tables import sentence
@@ -181,7 +180,7 @@ def _all(outcomes: Outcomes) -> str:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _figure(draw: Callable[[], go.Figure], name: str, caption: str, folder: Path) -> str:
+def _figure(draw: Callable[[], Any], name: str, caption: str, folder: Path) -> str:
     """A figure on the page and as a file; nothing where there is nothing to draw."""
     try:
         figure = draw()
