@@ -253,7 +253,7 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
     )
     for group, colour in (("DCDs", PALETTE[0]), ("other dimensions", PALETTE[1])):
         for name, (row, column) in zip(names, cells, strict=True):
-            of = curve.query("group == @group and score == @name")
+            of = curve.query(f"group == {group!r} and score == {name!r}")
             for trace in _band(of, group, colour, is_first=(row, column) == cells[0]):
                 figure.add_trace(trace, row=row, col=column)
     figure.add_hline(y=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
@@ -296,7 +296,7 @@ def label_curve_caption(curve: pd.DataFrame) -> str:
     last = curve.sort_values("share").groupby(["score", "group"], sort=False).tail(1)
     texts = []
     for name, words in SCORES.items():
-        of = last.query("score == @name").sort_values("group")
+        of = last.query(f"score == {name!r}").sort_values("group")
         values = [
             f"{number(mean)} [{number(low)}, {number(high)}] for {group}"
             for group, mean, low, high in of[["group", "mean", "low", "high"]].to_numpy().tolist()
