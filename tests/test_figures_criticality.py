@@ -124,3 +124,4 @@ def test_recall_draws_the_worst_domain_and_says_whether_the_goal_is_reached() ->
     assert "No setting finds 90% of the top 10 in every one of 2 domains at 20%" in recall_caption(recall(0.6))
     assert "the best there is 60% (4 groups, m = 10, 10.0% of the cost)" in recall_caption(recall(0.6))
     assert "is reached from 10.0% of the exhaustive cost on (4 groups, m = 10" in recall_caption(recall(0.9))
+    assert "Every setting costs more than 20%" in recall_caption(recall(1.0).query("m == 40"))

@@ -361,7 +361,11 @@ def recall_caption(recall: pd.DataFrame) -> str:
             f"exhaustive cost on ({best['setting']}, m = {best['m']}: {best['recall']:.0%} in the worst domain)."
         )
     within = [row for row in rows if row["fraction"] <= GOAL_COST]
-    best = max(within or rows, key=lambda row: row["recall"])
+    if not within:
+        return (
+            f"Every setting costs more than {GOAL_COST:.0%} of masking all dimensions, so the goal cannot be met here."
+        )
+    best = max(within, key=lambda row: row["recall"])
     return (
         f"No setting finds {GOAL_RECALL:.0%} of the top 10 in every one of {n} domains at {GOAL_COST:.0%} of the "
         f"exhaustive cost; the best there is {best['recall']:.0%} ({best['setting']}, m = {best['m']}, "
