@@ -48,7 +48,7 @@ def load_model(
         _check_architecture(name, config)
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         options |= {"dtype": DTYPES[dtype], "attn_implementation": "eager", "use_safetensors": True}
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except ModelError:
