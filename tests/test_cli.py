@@ -140,7 +140,6 @@ SMALL: dict[str, tuple[tuple[str, ...], str]] = {
     "prompt too long": (("steer", "the court " * 200, "--domain", "law"), "context"),
     "no direction": (("steer", "x"), "--domain"),
     "unknown selection": (("find", "--selection", "best"), "unknown selection 'best'"),
-    "unknown preset": (("study", "--preset", "huge"), "unknown preset 'huge'"),
     "unknown dtype": (("find", "--dtype", "int3"), "int3"),
     "unknown device": (("find", "--device", "abacus"), "abacus"),
     "no batch": (("label", "--batch-size", "0"), "batch size is 0"),
@@ -210,7 +209,7 @@ def test_a_steering_of_another_model_is_refused(
     command: Command, on_tiny: tuple[str | Path, ...], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     saved = tmp_path / "law.safetensors"
-    assert command("steer", "the court", *on_tiny, "--domain", "law", "--save", saved).code == 0
+    assert command("steer", "the court", *on_tiny, "--domain", "law", "--out", saved).code == 0
     other = copied(tiny_model_folder, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] *= 1.5
@@ -272,7 +271,7 @@ def steer(command: Command, on_tiny: tuple[str | Path, ...], *more: str | Path) 
     return texts(outcome)
 
 
-@pytest.mark.parametrize("method", ["cds", "whole"])
+@pytest.mark.parametrize("method", ["cds", "whole-dimension"])
 def test_steer_changes_the_text_and_strength_zero_does_not(
     command: Command, on_tiny: tuple[str | Path, ...], method: str
 ) -> None:
@@ -286,7 +285,7 @@ def test_steer_changes_the_text_and_strength_zero_does_not(
 
 def test_a_saved_steering_steers_the_same(command: Command, on_tiny: tuple[str | Path, ...]) -> None:
     options = ("--strength", "40")
-    fitted = steer(command, on_tiny, "--domain", "science", "--save", "s.safetensors", *options)
+    fitted = steer(command, on_tiny, "--domain", "science", "--out", "s.safetensors", *options)
     assert steer(command, on_tiny, "--artefact", "s.safetensors", *options) == fitted
 
 

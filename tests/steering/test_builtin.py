@@ -32,6 +32,6 @@ def test_every_other_law_holds(law: Callable[..., None], method: str) -> None:
     law(builtin(), MAKERS[method](builtin()), steer)
 
 
-@pytest.mark.parametrize("method", ["caa", "austeer z", "style heads", "scaling"])
+@pytest.mark.parametrize("method", ["whole-dimension", "austeer z", "style heads", "activation-scaling"])
 def test_saved_and_loaded_method_is_the_same(method: str, tmp_path: Path) -> None:
     laws.save_and_load_keep_delta(builtin(), MAKERS[method](builtin()), tmp_path)

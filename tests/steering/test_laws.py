@@ -51,7 +51,7 @@ def some_units(width: int, chosen: tuple[tuple[int, int], ...], value: float) ->
 UNITS = ((0, 1), (0, 7), (1, 3))
 MAKERS: dict[str, Callable[[HookedModel], Steering]] = {
     "cds": lambda model: CriticalDimensionSteering(noise(2, model.d_model), (0, 2), (1, 5, 7)),
-    "caa": lambda model: ContrastiveAddition(noise(model.d_model), 1),
+    "whole-dimension": lambda model: ContrastiveAddition(noise(model.d_model), 1),
     "austeer z": lambda model: AUSteer(some_units(model.n_heads * model.d_head, UNITS, 5.0), "z", (0, 2)),
     "austeer mlp": lambda model: AUSteer(
         some_units(model.d_model, UNITS, 5.0), "mlp_raw", (0, 1), "momentum_consistent"
@@ -61,10 +61,10 @@ MAKERS: dict[str, Callable[[HookedModel], Steering]] = {
     "addition": lambda model: ContrastiveAddition(noise(model.d_model), 1, "resid_pre"),
     "iti": lambda model: ITI(noise(3, model.d_head), ((0, 1), (2, 3), (2, 0)), model.n_heads),
     "sadi": lambda model: SADI(some_units(model.d_model, UNITS, 1.0).abs(), "mlp_raw", (0, 1)),
-    "caa attn": lambda model: ContrastiveAddition(noise(model.d_model), 1, "attn_out"),
+    "whole-dimension attn": lambda model: ContrastiveAddition(noise(model.d_model), 1, "attn_out"),
     "style heads": lambda model: StyleHeads(noise(2, model.d_head), 1, (3, 0), model.n_heads),
     "head ablation": lambda model: HeadAblation(((0, 1), (2, 3)), model.n_heads),
-    "scaling": lambda model: ActivationScaling(noise(3, 48), ("attn_out.0", "mlp_out.0", "mlp_out.2")),
+    "activation-scaling": lambda model: ActivationScaling(noise(3, 48), ("attn_out.0", "mlp_out.0", "mlp_out.2")),
     "steer vec": lambda model: SteerVec(noise(2, 48, model.d_model), ("mlp_out.0", "attn_out.2")),
     "dyn scalar": lambda model: DynScalar(noise(2, model.d_model), ("attn_out.1", "mlp_out.1")),
     "both": lambda model: Combination(
@@ -117,7 +117,7 @@ def misfits(model: HookedModel) -> list[Steering]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_misfit_raises_and_leaves_no_trace(family: str) -> None:
     model = model_of(family)
-    laws.wrong_model_or_no_site_raises(model, MAKERS["caa"](model), steer, misfits(model))
+    laws.wrong_model_or_no_site_raises(model, MAKERS["whole-dimension"](model), steer, misfits(model))
 
 
 # --- planted wrong implementations ------------------------------------------------------------------------------------
@@ -208,12 +208,12 @@ def accepts_anything(*_: Any) -> Iterator[None]:
 def test_law_fails_on_wrong_implementation(law: Callable[..., None], wrong: Any) -> None:
     model = tiny_model("llama")
     with pytest.raises(AssertionError):
-        law(model, MAKERS["caa"](model), wrong)
+        law(model, MAKERS["whole-dimension"](model), wrong)
 
 
 def test_negative_strength_takes_back_what_positive_adds() -> None:
     model = model_of("llama")
-    steering = MAKERS["caa"](model)
+    steering = MAKERS["whole-dimension"](model)
     tokens = laws.right(model)
     before = model.logits(tokens)
     with steer(model, steering, 1.3, "all"), steer(model, steering, -1.3, "all"):
@@ -232,7 +232,7 @@ def test_strengths_that_cannot_be_are_refused(strength: float | torch.Tensor, me
     model = model_of("llama")
     before = laws.snapshot(model)
     with pytest.raises(ValueError, match=message):
-        steer(model, MAKERS["caa"](model), strength)
+        steer(model, MAKERS["whole-dimension"](model), strength)
     laws.assert_restored(model, before)
 
 
@@ -246,7 +246,7 @@ def test_strengths_that_cannot_be_are_refused(strength: float | torch.Tensor, me
 def test_functions_of_strengths_are_checked_when_they_answer(function: Callable[..., Any], message: str) -> None:
     model = model_of("llama")
     before = laws.snapshot(model)
-    with pytest.raises(ValueError, match=message), steer(model, MAKERS["caa"](model), function, "all"):
+    with pytest.raises(ValueError, match=message), steer(model, MAKERS["whole-dimension"](model), function, "all"):
         model.logits(laws.right(model))
     laws.assert_restored(model, before)
 
@@ -281,10 +281,10 @@ def test_saving_in_half_precision_breaks_the_law(tmp_path: Path) -> None:
         save_steering(path, rounded, *rest, **options)
 
     with pytest.raises(AssertionError):
-        laws.save_and_load_keep_delta(model, MAKERS["caa"](model), tmp_path, rounding_save)
+        laws.save_and_load_keep_delta(model, MAKERS["whole-dimension"](model), tmp_path, rounding_save)
 
 
 def test_accepting_misfits_breaks_the_law() -> None:
     model = model_of("llama")
     with pytest.raises(pytest.fail.Exception):
-        laws.wrong_model_or_no_site_raises(model, MAKERS["caa"](model), accepts_anything, misfits(model))
+        laws.wrong_model_or_no_site_raises(model, MAKERS["whole-dimension"](model), accepts_anything, misfits(model))

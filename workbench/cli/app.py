@@ -116,8 +116,7 @@ def study(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/study"),
-    preset: Annotated[str, typer.Option("--preset", help="full or quick.")] = "full",
-    quick: Annotated[bool, typer.Option("--quick", help="The same as --preset quick.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less text and a smaller comparison.")] = False,
     batch_size: BatchSize = 32,
     truncate: Truncate = False,
     max_characters: MaxCharacters = 1500,
@@ -131,7 +130,7 @@ def study(
     from workbench.runs import read_run
     from workbench.study import perform
 
-    options = (k, seed, device, dtype, "quick" if quick else preset, batch_size, truncate, download, max_characters)
+    options = (k, seed, device, dtype, "quick" if quick else "full", batch_size, truncate, download, max_characters)
     settings = _settings(model, corpus, domains, *options)
     with output.progress_bars() as (stage, console):
         perform(
@@ -218,12 +217,12 @@ def label(
 def steer(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     domain: Annotated[str | None, typer.Option("--domain", help="Steer towards this domain.")] = None,
-    method: Annotated[str, typer.Option("--method", help="cds (the DCDs only) or whole (all dimensions).")] = "cds",
+    method: Annotated[str, typer.Option("--method", help="cds (DCDs only) or whole-dimension.")] = "cds",
     strength: Annotated[float, typer.Option("--strength", help="Multiplies the direction; negative reverses.")] = 1.0,
     selection: SelectionName = "magnitude",
     layer: Annotated[int | None, typer.Option("--layer", help="0-based; the middle one by default.")] = None,
     artefact: Annotated[Path | None, typer.Option("--artefact", help="Use a saved steering instead.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Save the fitted steering to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Save the fitted steering to this file.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of the continuation.")] = 60,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
     scope: Annotated[
@@ -249,15 +248,15 @@ def steer(
         model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters
     )
     options = jobs.SteerOptions(
-        domain, method, strength, selection, layer, artefact, save, max_new_tokens, temperature, scope
+        domain, method, strength, selection, layer, artefact, out, max_new_tokens, temperature, scope
     )
     with output.progress_bars() as (stage, _):
         plain, steered, steering = jobs.continuations(prompt, options, settings, stage)
     sites = ", ".join(str(site) for site in steering.sites)
     typer.echo(f"{type(steering).__name__} at {sites}, strength {strength:g}")
     typer.echo(f"\n--- unsteered\n{prompt}{plain}\n\n--- steered\n{prompt}{steered}")
-    if save is not None:
-        typer.echo(f"\nsaved: {save}")
+    if out is not None:
+        typer.echo(f"\nsaved: {out}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ def card(
     model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
     corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder of text, or a .jsonl file.")] = "builtin",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same card.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", help="Passages per domain.")] = 60,
+    passages: Annotated[int, typer.Option("--passages", help="Passages per domain.")] = 60,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("card.html"),
 ) -> None:
     """Write everything known of one dimension as one HTML file that opens offline."""
@@ -34,7 +34,7 @@ def card(
 
             loaded = load_model(model)
             longest = min(1500, loaded.context_length - 1)
-            prompts = load_corpus(corpus, seed=seed, limit=limit, max_characters=longest)
+            prompts = load_corpus(corpus, seed=seed, limit=passages, max_characters=longest)
             chosen = [dimension]
             material = from_model(
                 loaded, prompts, dimensions=chosen, seed=seed, progress=lambda done, total: stage("card", done, total)

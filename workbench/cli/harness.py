@@ -9,8 +9,8 @@ import typer
 def lm_eval(
     tasks: Annotated[str, typer.Argument(metavar="TASKS", help="Names of tasks, separated by commas.")],
     model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
-    steering: Annotated[
-        Path | None, typer.Option("--steering", help="A saved steering; without one: unsteered.")
+    artefact: Annotated[
+        Path | None, typer.Option("--artefact", help="A saved steering; without one: unsteered.")
     ] = None,
     strength: Annotated[float, typer.Option("--strength", help="Times the steering's own edit.")] = 1.0,
     scope: Annotated[
@@ -42,13 +42,13 @@ def lm_eval(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     no_other_bars()
     loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
-    artefact = None if steering is None else load_steering(steering, loaded, METHODS)
-    where = Scope(scope) if scope is not None else Scope() if artefact is None else artefact.scope  # pyright: ignore[reportArgumentType]
+    saved = None if artefact is None else load_steering(artefact, loaded, METHODS)
+    where = Scope(scope) if scope is not None else Scope() if saved is None else saved.scope  # pyright: ignore[reportArgumentType]
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     result = evaluate_harness(
         loaded,
         names,
-        None if artefact is None else artefact.steering,
+        None if saved is None else saved.steering,
         strength,
         where,
         include=include,

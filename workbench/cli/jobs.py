@@ -13,8 +13,8 @@ from workbench.models import HookedModel, ModelError, load_model
 from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
 from workbench.runs import write_whole
-from workbench.steering import METHODS as STEERINGS
 from workbench.steering import (
+    METHODS,
     ContrastiveAddition,
     CriticalDimensionSteering,
     Scope,
@@ -26,7 +26,7 @@ from workbench.steering import (
 )
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
 
-METHODS = ("cds", "whole")
+DOMAIN_METHODS = ("cds", "whole-dimension")  # fitted on a domain against all others
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,25 @@ class SteerOptions:
     selection: str
     layer: int | None
     artefact: Path | None
-    save: Path | None
+    out: Path | None
     max_new_tokens: int
     temperature: float
     scope: str | None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.method not in DOMAIN_METHODS:
+            raise ValueError(f"unknown method {self.method!r}; choose one of {', '.join(DOMAIN_METHODS)}")
         if (self.domain is None) == (self.artefact is None):
             raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-        if self.artefact is not None and self.save is not None:
-            raise ValueError("--save keeps a fitted steering, --artefact uses a saved one; give one of them")
+        if self.artefact is not None and self.out is not None:
+            raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
         if self.max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
         read_selection(self.selection)
         if self.scope is not None:
             read_scope(self.scope)
-        if self.save is not None:
-            check_file(self.save)
+        if self.out is not None:
+            check_file(self.out)
 
 
 def source_and_domains(corpus: str, domains: str | None) -> tuple[str, tuple[str, ...] | None]:
@@ -137,16 +137,16 @@ def continuations(
     model = open_model(settings)
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
-        artefact = load_steering(options.artefact, model, STEERINGS)
+        artefact = load_steering(options.artefact, model, METHODS)
         steering = artefact.steering
         scope = artefact.scope if options.scope is None else scope
         check_prompt_length(steering, int(tokens.lengths[0]))
     else:
         prompts = load_passages(settings, model)
         steering = fit_on_domain(model, prompts, options, settings, progress)
-        if options.save is not None:
-            options.save.parent.mkdir(parents=True, exist_ok=True)
-            save_steering(options.save, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
+        if options.out is not None:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            save_steering(options.out, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
     generation: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
@@ -180,7 +180,7 @@ def fit_on_domain(
         raise ValueError(f"layer {layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
     positive = [prompt.text for prompt in identify if prompt.domain == options.domain]
     negative = [prompt.text for prompt in identify if prompt.domain != options.domain]
-    if options.method == "whole":
+    if options.method == "whole-dimension":
         return ContrastiveAddition.fit(model, positive, negative, layer=layer)
     selection = read_selection(options.selection)
     _, rows = survey(model, identify, settings, progress)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.cli.jobs import SteerOptions, check_file, fit_on_domain, read_scope, read_selection
+from workbench.cli.jobs import DOMAIN_METHODS, SteerOptions, check_file, fit_on_domain, read_scope, read_selection
 from workbench.corpus import corpus_hash, load_pairs
 from workbench.models import HookedModel
 from workbench.models.loading import BUILTIN
@@ -43,8 +43,8 @@ from workbench.steering import (
 )
 from workbench.study import Settings, StageProgress, load_passages, open_model
 
-TEXT_METHODS = ("cds", "caa", "austeer", "actadd", "ablation", "addition", "iti", "sadi")
-ITEM_METHODS = {"scaling": ActivationScaling, "steer-vec": SteerVec, "dyn-scalar": DynScalar}
+TEXT_METHODS = ("cds", "whole-dimension", "austeer", "actadd", "ablation", "addition", "iti", "sadi")
+ITEM_METHODS = {"activation-scaling": ActivationScaling, "steer-vec": SteerVec, "dyn-scalar": DynScalar}
 METHODS = (*TEXT_METHODS, "style-heads", *ITEM_METHODS)
 TASKS = ("ccc", "ioi")
 N_ITEMS = 32  # of a built-in task: enough to learn from, and quick to learn on a processor
@@ -109,10 +109,11 @@ def fit(options: FitOptions, settings: Settings, progress: StageProgress) -> Fit
         fitted = _fit_items(model, options)
     elif options.method == "style-heads":
         fitted = _fit_heads(model, options, settings.seed)
-    elif options.method in ("cds", "caa") and options.domain is not None:
+    elif options.method in DOMAIN_METHODS and options.domain is not None:
         prompts = load_passages(settings, model)
-        method = "cds" if options.method == "cds" else "whole"
-        asked = SteerOptions(options.domain, method, 1.0, options.selection, options.layer, None, None, 1, 0.0, None)
+        asked = SteerOptions(
+            options.domain, options.method, 1.0, options.selection, options.layer, None, None, 1, 0.0, None
+        )
         fitted = Fitted(fit_on_domain(model, prompts, asked, settings, progress), corpus_hash(prompts), ())
     else:
         pairs, digest = _pairs(model, options, settings)
@@ -154,7 +155,7 @@ def _fit_pairs(model: HookedModel, pairs: Sequence[Pair], options: FitOptions) -
         return ContrastiveAddition(direction, layer, "resid_pre")
 
     fitters: dict[str, Callable[[], Steering]] = {
-        "caa": lambda: ContrastiveAddition.fit(model, positive, negative, layer=layer, pooling="last"),
+        "whole-dimension": lambda: ContrastiveAddition.fit(model, positive, negative, layer=layer, pooling="last"),
         "austeer": lambda: AUSteer.fit(model, pairs, kind=site or "mlp_raw", k=k or 16),  # pyright: ignore[reportArgumentType]
         "actadd": lambda: ActAdd.fit(model, pairs, layer=layer),
         "ablation": lambda: DirectionalAblation.fit(model, positive, negative, layer=layer),

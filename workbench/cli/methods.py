@@ -17,8 +17,8 @@ Persona = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
 METHOD_HELP = (
-    "cds, caa, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), style-heads "
-    "(on --persona), scaling, steer-vec, dyn-scalar (on --items)."
+    "cds, whole-dimension, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), "
+    "style-heads (on --persona), activation-scaling, steer-vec, dyn-scalar (on --items)."
 )
 
 

@@ -26,7 +26,7 @@ def verdict(
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    preset: Annotated[str, typer.Option("--preset", help="How much text: full or quick.")] = "full",
+    quick: Annotated[bool, typer.Option("--quick", help="Less text.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")] = 32,
     truncate: Annotated[
@@ -46,6 +46,7 @@ def verdict(
         jobs.check_file(out)
     results = [load_masking(path) for path in masking or []]
     source, names = jobs.source_and_domains(corpus, domains)
+    preset = "quick" if quick else "full"
     settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
     with output.progress_bars() as (stage, _):
         load_passages(settings)
