@@ -170,6 +170,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
+    whole = text_of(Page(write_report(folder).read_text(encoding="utf-8")))
     next(folder.rglob(missing)).unlink()
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     text = text_of(page)
@@ -177,7 +178,8 @@ def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: 
     assert len(page.plots()) >= 4
     if missing not in ("classifier.json", "between_arms.json"):
         assert f"Not in this run: {missing}." in text
-    assert ("This run holds no" in text) == (missing in (*PARTS, "manifest.json"))
+    is_said = text.count("This run holds no") > whole.count("This run holds no")
+    assert is_said == (missing in (*PARTS, "manifest.json"))
 
 
 def test_a_run_that_found_nothing_is_reported_as_such(tmp_path: Path) -> None:
