@@ -88,8 +88,21 @@ def test_cells_are_counted_by_hand() -> None:
     assert plan.matrix["b"]["austeer"] == "no pairs"
     searched, tested = 12 * 2 + 11 * 2, 12 + 11
     assert plan.n_generated == 3 * (searched * 8 + (tested + 3) * 12)
-    # three passes over 4 neutral passages of 9 positions in every search
-    assert plan.n_positions == pytest.approx(10 * plan.n_generated / 3 + searched * 3 * 36)
+    assert plan.writings == 0  # a task that writes is measured on its own texts
+    # over 4 neutral passages of 9 positions: three passes in every search, one in every test
+    assert plan.neutral_passes == searched * 3 + tested + 3
+    assert plan.n_positions == pytest.approx(10 * plan.n_generated / 3 + plan.neutral_passes * 36)
+
+
+def test_damage_is_in_the_plan() -> None:
+    silent = dataclasses.replace(facts("a"), n_new=0, n_elsewhere=5)
+    with_it, without = (
+        make_plan(small_spec(), [one], n_layers=4, n_heads=8)
+        for one in (silent, dataclasses.replace(silent, n_elsewhere=0))
+    )
+    n_tests = sum(cell.stage == "test" for cell in with_it.cells)
+    assert with_it.writings == n_tests
+    assert with_it.items["a"] - without.items["a"] == 5 * n_tests
 
 
 def test_budgets_of_coordinates_are_for_arms_that_count() -> None:

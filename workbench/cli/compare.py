@@ -83,11 +83,10 @@ def _run(prepared: "Prepared", folder: Path) -> None:
     from workbench.evaluation.contest import run_prepared, seconds_of
 
     with progress_bars() as (stage, console):
-        seconds = seconds_of(prepared)
+        neutral = neutral_prompts()
+        seconds = seconds_of(prepared, neutral)
         console.print(f"estimate: about {_duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
-        outcomes = run_prepared(
-            prepared, folder, neutral_prompts(), progress=lambda done, total: stage("cells", done, total)
-        )
+        outcomes = run_prepared(prepared, folder, neutral, progress=lambda done, total: stage("cells", done, total))
     page = write_comparison(prepared, outcomes, folder)
     print_phrases(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,9 @@ import numpy as np
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from workbench.evaluation.contest import Prepared, prepare
+from workbench.evaluation.damage import N_ELSEWHERE, N_OTHERS
 from workbench.evaluation.engine import Contest
+from workbench.evaluation.loaders import load_questions
 from workbench.evaluation.planning import Plan, TaskFacts, arms_of_spec, make_plan
 from workbench.evaluation.spec import ModelShape, ModelSpec, Spec, SpecError, TaskSpec
 from workbench.evaluation.tasks.base import Task
@@ -26,8 +29,10 @@ from workbench.evaluation.tasks.builtin import (
 from workbench.evaluation.tasks.files import attack_task, exam_task, item_task, pair_task
 from workbench.models import HookedModel, ModelError, load_model, wrap_model
 from workbench.models.loading import BUILTIN, DTYPES, find_model
+from workbench.records import ChoiceItem
 
 Pooling = Literal["mean", "last"]
+Maker = Callable[[TaskSpec, str, HookedModel, bool], Task]
 BUILTIN_DOMAINS = ("biology", "code", "humanities", "law", "literature", "mathematics", "physics")
 
 
@@ -35,34 +40,51 @@ BUILTIN_DOMAINS = ("biology", "code", "humanities", "law", "literature", "mathem
 class TaskKind:
     """A kind of task: how it is made, and what is known of it before anything is loaded.
 
-    `make(spec, domain, model)` gives one task; `has_domains`: there is one per domain; `data` is what it reads: what
-    ships, a file, or either. `lacks` names the fitting data it cannot give (as in `ArmKind.needs`). `n_positions`
-    and `n_new` are typical positions run and tokens generated per item, for plans without weights.
+    `make(spec, domain, model, allow_download)` gives one task; `has_domains`: there is one per domain; `data` is what
+    it reads: what ships, a file, or either. `lacks` names the fitting data it cannot give (as in `ArmKind.needs`).
+    `n_positions` and `n_new` are typical positions run and tokens generated per item, for plans without weights.
+    `elsewhere` is the kind of task that other domains are scored by, "" if none.
     """
 
     name: str
-    make: Callable[[TaskSpec, str, HookedModel], Task]
+    make: Maker
     data: Literal["builtin", "file", "either"]
     has_domains: bool
     pooling: Pooling
     lacks: tuple[str, ...]
     n_positions: float
     n_new: int
+    elsewhere: str = ""
 
 
-def _refusal(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+@lru_cache(maxsize=4)
+def _questions(source: str, allow_download: bool) -> tuple[ChoiceItem, ...]:
+    """The questions of all subjects of a source, read once."""
+    return tuple(load_questions(source, allow_download=allow_download))
+
+
+def _exam(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
+    return exam_task(model, _questions(spec.data, allow_download), domain)
+
+
+def _about(make: Callable[[str], Task]) -> Maker:
+    """A task that is made from the name of its domain alone."""
+    return lambda spec, domain, model, allow_download: make(domain)
+
+
+def _refusal(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
     about: Any = spec.about or "towards"
     if spec.data == BUILTIN:
         return builtin_refusal(about)
     return attack_task(model, spec.data, about, wrappers=spec.wrappers)
 
 
-def _facts(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+def _facts(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
     about: Any = spec.about or "ioi"
     return builtin_facts(about)
 
 
-def _choices(spec: TaskSpec, domain: str, model: HookedModel) -> Task:
+def _choices(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
     kinds: Any = tuple(spec.about.split("+")) if spec.about else ("yes_no", "two_way")
     return builtin_choices(kinds)
 
@@ -73,14 +95,28 @@ NO_LENGTH = ("exchanges", "dial items of one length")
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
     for kind in (
-        TaskKind("domain-loss", lambda s, d, m: domain_loss(d), "builtin", True, "mean", NO_DIAL, 33.0, 0),
-        TaskKind("domain-share", lambda s, d, m: domain_share(d), "builtin", True, "mean", NO_DIAL, 8.0, 32),
-        TaskKind("domain-exam", lambda s, d, m: domain_exam(d), "builtin", True, "last", NO_LENGTH, 160.0, 0),
-        TaskKind("exam", lambda s, d, m: exam_task(m, s.data, d), "file", True, "last", NO_LENGTH, 700.0, 0),
+        TaskKind(
+            "domain-loss", lambda s, d, m, _: domain_loss(d), "builtin", True, "mean", NO_DIAL, 33.0, 0, "domain-loss"
+        ),
+        TaskKind(
+            "domain-share", lambda s, d, m, _: domain_share(d), "builtin", True, "mean", NO_DIAL, 8.0, 32, "domain-loss"
+        ),
+        TaskKind(
+            "domain-exam",
+            lambda s, d, m, _: domain_exam(d),
+            "builtin",
+            True,
+            "last",
+            NO_LENGTH,
+            160.0,
+            0,
+            "domain-exam",
+        ),
+        TaskKind("exam", _exam, "file", True, "last", NO_LENGTH, 700.0, 0, "exam"),
         TaskKind("refusal", _refusal, "either", False, "last", NO_LENGTH, 20.0, 24),
         TaskKind(
             "persona",
-            lambda s, d, m: builtin_persona(s.about or "pirate"),
+            lambda s, d, m, _: builtin_persona(s.about or "pirate"),
             "builtin",
             False,
             "mean",
@@ -90,8 +126,8 @@ KINDS: dict[str, TaskKind] = {
         ),
         TaskKind("facts", _facts, "builtin", False, "last", NO_WORDS, 60.0, 0),
         TaskKind("choices", _choices, "builtin", False, "last", NO_LENGTH, 50.0, 0),
-        TaskKind("pairs", lambda s, d, m: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120.0, 0),
-        TaskKind("items", lambda s, d, m: item_task(s.data), "file", False, "last", NO_WORDS, 120.0, 0),
+        TaskKind("pairs", lambda s, d, m, _: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120.0, 0),
+        TaskKind("items", lambda s, d, m, _: item_task(s.data), "file", False, "last", NO_WORDS, 120.0, 0),
     )
 }
 
@@ -126,13 +162,27 @@ def contests_of(spec: Spec, model: HookedModel) -> list[Contest]:
     for entry in spec.tasks:
         kind = kind_of(entry)
         for domain in domains_of(entry):
-            task = kind.make(entry, domain, model)
-            found.append(Contest(task, domain, kind.pooling, _positions(model, task, kind), kind.n_new))
+            task = kind.make(entry, domain, model, spec.model.download)
+            others = _others(spec, entry, kind, domain, model)
+            found.append(Contest(task, domain, kind.pooling, _positions(model, task, kind), kind.n_new, others))
     names = [contest.task.name for contest in found]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise SpecError(f"task {twice[0]!r} is asked for twice, which would make duplicate cells; list it once")
     return found
+
+
+def _others(spec: Spec, entry: TaskSpec, kind: TaskKind, domain: str, model: HookedModel) -> tuple[Task, ...]:
+    """Tasks on some other domains, drawn by the first seed: all that ship, or the other subjects listed of a file."""
+    elsewhere = KINDS.get(kind.elsewhere)
+    if elsewhere is None or not domain:
+        return ()
+    known = BUILTIN_DOMAINS if entry.data == BUILTIN else entry.domains
+    rest = [one for one in known if one != domain]
+    if len(rest) > N_OTHERS:
+        kept = np.random.default_rng([spec.seeds[0], 17]).choice(len(rest), size=N_OTHERS, replace=False)
+        rest = [rest[index] for index in sorted(kept)]
+    return tuple(elsewhere.make(entry, one, model, spec.model.download) for one in rest)
 
 
 def _positions(model: HookedModel, task: Task, kind: TaskKind) -> float:
@@ -167,17 +217,19 @@ def plan_without_weights(spec: Spec) -> tuple[Plan, ModelShape]:
     for entry in spec.tasks:
         kind = kind_of(entry)
         about = [domain or entry.about or Path(entry.data).stem for domain in domains_of(entry)]
-        facts += [_promised(spec, kind, f"{kind.name}/{one}") for one in about]
+        n_domains = len(BUILTIN_DOMAINS) if kind.data == BUILTIN else len(domains_of(entry))
+        facts += [_promised(spec, kind, f"{kind.name}/{one}", n_domains) for one in about]
     layers = shape.num_hidden_layers
     return make_plan(spec, facts, n_layers=layers, n_heads=layers * shape.num_attention_heads), shape
 
 
-def _promised(spec: Spec, kind: TaskKind, name: str) -> TaskFacts:
+def _promised(spec: Spec, kind: TaskKind, name: str, n_domains: int) -> TaskFacts:
     unmet = {
         arm.name: f"tasks of kind {kind.name} have no {arm.needs}" if arm.needs in kind.lacks else ""
         for arm in arms_of_spec(spec)
     }
-    return TaskFacts(name, unmet, spec.sizes.n_tune, spec.sizes.n_test, kind.n_positions, kind.n_new)
+    others = min(N_OTHERS, n_domains - 1) * N_ELSEWHERE if kind.elsewhere else 0
+    return TaskFacts(name, unmet, spec.sizes.n_tune, spec.sizes.n_test, kind.n_positions, kind.n_new, others)
 
 
 def shape_of(model: ModelSpec) -> ModelShape:

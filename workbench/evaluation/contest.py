@@ -8,15 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from workbench.evaluation.cells import CellKey, CellStore, open_store
+from workbench.evaluation.damage import N_WRITTEN, openings
+from workbench.evaluation.damage_table import damage_frame
 from workbench.evaluation.engine import Contest, facts_of, make_bench, run_cells
+from workbench.evaluation.metrics import NeutralText, Part
 from workbench.evaluation.planning import Plan, make_plan
 from workbench.evaluation.spec import Spec
 from workbench.evaluation.tables import Cells, TaskTable, contrast_frame, contrasts, curves, domain_counts, fronts
 from workbench.evaluation.tasks.base import FittingData
+from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import Contrast, Prompt, StrengthCurve, save_table
 
-N_TIMED = 8  # items in the timed sample
+N_WARM = 2  # items that are scored before anything is timed
 CellProgress = Callable[[int, int], None]  # (cells done, cells in all)
 
 
@@ -86,6 +90,7 @@ def tabulate(prepared: Prepared, store: CellStore) -> Outcomes:
         "contrasts": contrast_frame(found),
         "domains": domain_counts(found),
         "fronts": fronts(found),
+        "damage": damage_frame(cells, tasks, seed=prepared.spec.seeds[0]),
         "bands": pd.DataFrame(
             [(one.task, one.arm, one.setting, one.low, one.high, one.n_evaluations, one.note) for one in drawn],
             columns=pd.Index(["task", "arm", "setting", "low", "high", "n_evaluations", "note"]),
@@ -120,16 +125,36 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
     save_table(list(outcomes.curves), folder / "curves.json")
 
 
-def seconds_of(prepared: Prepared) -> float:
-    """How long the cells of a plan take, from one timed score of a few tuning items of every task.
+def seconds_of(
+    prepared: Prepared, neutral: Sequence[Prompt], *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """How long all cells of a plan take: one pass of every kind, timed warm, times how often the plan asks for it.
 
-    Good to a factor of about two: fitting is not reckoned with, and scores of many items are quicker per item.
+    Timed are a score of the tuning items of every task, a pass over the neutral text, and the continuation of its
+    openings. Good to a factor of about two: fitting is not reckoned with.
     """
-    total = 0.0
+    spec, model, plan = prepared.spec, prepared.model, prepared.plan
+    chosen = [prompt.text for prompt in neutral][: spec.sizes.n_neutral]
+    text = NeutralText(model, chosen, n_tokens=spec.sizes.n_neutral_tokens)
+    none: list[Part] = [(None, 0.0)]
+
+    def timed(work: Callable[[], object], *, warm: Callable[[], object]) -> float:
+        warm()
+        started = clock()
+        work()
+        return clock() - started
+
+    total = plan.neutral_passes * timed(lambda: text.kl(none), warm=lambda: text.kl(none))
+    if plan.writings:
+        total += plan.writings * timed(
+            lambda: continuations(model, openings(chosen), n_tokens=N_WRITTEN),
+            warm=lambda: continuations(model, openings(chosen), n_tokens=1),
+        )
     for contest in prepared.contests:
-        n = min(N_TIMED, len(contest.task.items("tune")))
-        started = time.perf_counter()
-        contest.task.score(prepared.model, "tune", n=n, seed=prepared.spec.seeds[0])
-        per_item = (time.perf_counter() - started) / n
-        total += per_item * prepared.plan.items[contest.task.name]
+        task, n = contest.task, min(spec.sizes.n_tune, len(contest.task.items("tune")))
+        score = timed(
+            lambda task=task, n=n: task.score(model, "tune", n=n, seed=spec.seeds[0]),
+            warm=lambda task=task: task.score(model, "tune", n=N_WARM, seed=spec.seeds[0]),
+        )
+        total += score / n * plan.items.get(task.name, 0.0)
     return total

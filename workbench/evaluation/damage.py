@@ -8,16 +8,59 @@ can be checked by hand; those that need the model say so.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.evaluation.metrics import Part, is_repetitive, passage_tokens, stacked_logits
+from workbench.evaluation.metrics import NeutralText, Part, is_repetitive
 from workbench.evaluation.tasks.base import Scores, Task, TaskError
 from workbench.evaluation.tasks.running import continued_losses
 from workbench.models import HookedModel
-from workbench.records import Split, Tokens
+from workbench.records import Split
 from workbench.steering import Scope, Where
+
+N_OPENINGS = 4  # neutral texts that every arm continues where its task writes nothing
+N_OPENING_WORDS = 8
+N_WRITTEN = 16  # tokens of every continuation
+N_OTHERS = 6  # other domains that a domain's task is scored on
+N_ELSEWHERE = 4  # items of each of them
+Values = dict[str, dict[str, float]]  # measure -> what was measured (a subject, a passage) -> value
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of damage: its unit, and in which direction it tells damage ("" where a change of either does)."""
+
+    name: str
+    unit: str
+    worse: Literal["up", "down", ""]
+
+
+MEASURES = (
+    Measure("KL", "nats per token", "up"),
+    Measure("top-1 agreement", "fraction", "down"),
+    Measure("loss of its text", "nats per token", "up"),
+    Measure("repetition", "fraction", "up"),
+    Measure("loops", "fraction", "up"),
+    Measure("distinct bigrams", "fraction", "down"),
+    Measure("compression ratio", "bytes per byte", "up"),
+    Measure("length", "tokens", ""),
+)
+
+
+def openings(texts: Sequence[str]) -> tuple[str, ...]:
+    """The first words of the first few texts, for every arm to continue."""
+    return tuple(" ".join(text.split()[:N_OPENING_WORDS]) for text in texts[:N_OPENINGS])
+
+
+def by_unit(values: Sequence[float] | Float64[np.ndarray, "text"], units: Sequence[str]) -> dict[str, float]:
+    """Mean over the values of every unit that are numbers; NaN where none is."""
+    groups: dict[str, list[float]] = {}
+    for unit, value in zip(units, values, strict=True):
+        groups.setdefault(unit, []).append(float(value))
+    finite = {unit: [value for value in group if np.isfinite(value)] for unit, group in groups.items()}
+    return {unit: float(np.mean(group)) if group else np.nan for unit, group in finite.items()}
 
 
 def repetition(ids: Sequence[int], n: int = 3) -> float:
@@ -75,6 +118,19 @@ class TextDamage:
         }
         return means | {"distinct bigrams": self.distinct}
 
+    def by_unit(self, units: Sequence[str]) -> Values:
+        """Every measure averaged over the texts of a unit, and the distinct bigrams of all texts."""
+        found = {
+            "loss of its text": self.loss,
+            "repetition": self.repetition,
+            "loops": self.loops,
+            "compression ratio": self.compression,
+            "length": self.n_tokens,
+        }
+        return {name: by_unit(values, units) for name, values in found.items()} | {
+            "distinct bigrams": {"all": float(self.distinct)}
+        }
+
 
 def text_damage(model: HookedModel, prompts: Sequence[str], written: Sequence[Sequence[int]]) -> TextDamage:
     """Measure generated token ids; call it without steering on the model, since `loss` is the unsteered model's."""
@@ -114,17 +170,7 @@ def neutral_damage(
 
     Both are means over the predictions at every real token; `parts` are steerings with their strengths.
     """
-    tokens = passage_tokens(model, texts, n_tokens=n_tokens)
-    kl, agreement = (np.zeros((len(parts), len(texts))) for _ in range(2))
-    for row in range(len(texts)):
-        length = int(tokens.mask[row].sum())
-        one = Tokens(tokens.ids[row : row + 1, :length], tokens.mask[row : row + 1, :length])
-        plain = next(stacked_logits(model, one, [(None, 0.0)], "all"))[2][0, 0].float().log_softmax(dim=-1)
-        for chosen, _, logits in stacked_logits(model, one, parts, scope):
-            steered = logits[:, 0].float().log_softmax(dim=-1)
-            kl[chosen, row] = (plain.exp() * (plain - steered)).sum(-1).double().mean(-1).cpu().numpy()
-            same = steered.argmax(-1) == plain.argmax(-1)
-            agreement[chosen, row] = same.double().mean(-1).cpu().numpy()
+    kl, agreement = NeutralText(model, texts, n_tokens=n_tokens).by_passage(parts, scope)
     return [NeutralDamage(*values) for values in zip(kl, agreement, strict=True)]
 
 
@@ -139,3 +185,13 @@ def elsewhere(
     if len(set(names)) < len(names):
         raise TaskError("two of the other tasks have the same name; pass each task once")
     return {task.name: task.score(model, split, n=n, seed=seed) for task in tasks}
+
+
+def elsewhere_values(found: Mapping[str, Scores], tasks: Sequence[Task]) -> Values:
+    """The first metric of every other task, all of one kind, averaged over the items of a subject."""
+    values: Values = {}
+    for task in tasks:
+        scores, metric = found[task.name], task.metrics[0].name
+        units = [f"{task.name}/{subject}" for subject in scores.subjects]
+        values.setdefault(f"{metric} elsewhere", {}).update(by_unit(scores.values[metric], units))
+    return values

@@ -9,6 +9,7 @@ A finished cell is never run again. Everything that a cell holds follows from th
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +19,15 @@ from jaxtyping import Float64
 from workbench.evaluation.bands import usable_band
 from workbench.evaluation.budgets import Budget, find_strengths
 from workbench.evaluation.cells import CellKey, CellStore
+from workbench.evaluation.damage import (
+    N_ELSEWHERE,
+    N_WRITTEN,
+    Values,
+    elsewhere,
+    elsewhere_values,
+    openings,
+    text_damage,
+)
 from workbench.evaluation.methods import (
     PROMPT_ONLY,
     UNSTEERED,
@@ -34,6 +44,7 @@ from workbench.evaluation.spec import Spec, SpecError
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.strengths import EditSize, edit_size
 from workbench.evaluation.tasks.base import FittingData, Metric, Scores, Task, TaskError
+from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Prompt, Split
 from workbench.steering import Scope, steer
@@ -46,7 +57,8 @@ FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a s
 class Contest:
     """One task of a comparison: the domain it is about ("" if none), and how directions are pooled over tokens.
 
-    `n_new` tokens are generated and `n_positions` run per item, as the plan reckons.
+    `n_new` tokens are generated and `n_positions` run per item, as the plan reckons. `others` are tasks of one kind on
+    other domains, which no arm is chosen by: they show what steering breaks there.
     """
 
     task: Task
@@ -54,16 +66,21 @@ class Contest:
     pooling: Literal["mean", "last"]
     n_positions: float
     n_new: int
+    others: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What all tasks share: model, specification, cells, and the neutral text that damage is measured on."""
+    """What all tasks share: model, specification, cells, and the neutral text that damage is measured on.
+
+    `openings` of neutral texts are continued by every arm where its task writes nothing.
+    """
 
     model: HookedModel
     spec: Spec
     store: CellStore
     neutral: NeutralText
+    openings: tuple[str, ...]
 
 
 def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequence[Prompt]) -> Bench:
@@ -72,7 +89,8 @@ def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequen
         raise SpecError(f"{len(neutral)} neutral passages are too few to measure damage on; give at least 2")
     order = np.random.default_rng([spec.seeds[0], 1]).permutation(len(neutral))
     texts = [neutral[index].text for index in order[: spec.sizes.n_neutral]]
-    return Bench(model, spec, store, NeutralText(model, texts, n_tokens=spec.sizes.n_neutral_tokens))
+    measured = NeutralText(model, texts, n_tokens=spec.sizes.n_neutral_tokens)
+    return Bench(model, spec, store, measured, openings(texts))
 
 
 def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData) -> TaskFacts:
@@ -87,7 +105,8 @@ def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData
         has_words = False
     reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
     n_tune, n_test = len(items["tune"]), len(items["test"])
-    return TaskFacts(contest.task.name, reasons, n_tune, n_test, contest.n_positions, contest.n_new)
+    n_elsewhere = N_ELSEWHERE * len(contest.others)
+    return TaskFacts(contest.task.name, reasons, n_tune, n_test, contest.n_positions, contest.n_new, n_elsewhere)
 
 
 def run_cells(
@@ -163,7 +182,10 @@ def _run_arm(entrant: _Entrant, missing: Sequence[CellKey]) -> None:
     store = entrant.bench.store
     if entrant.arm.name in (UNSTEERED, PROMPT_ONLY):
         for key in missing:
-            store.write(key, _scored(entrant.baseline("test", is_prompted=entrant.arm.name == PROMPT_ONLY)))
+            is_prompted = entrant.arm.name == PROMPT_ONLY
+            scores = entrant.baseline("test", is_prompted=is_prompted)
+            damage = _prompted_damage(entrant, scores) if is_prompted else _damage(entrant, scores, None, 0.0)
+            store.write(key, {**_scored(scores), "damage": damage})
         return
     for kind, level in entrant.bench.spec.budgets.levels():
         keys = [key for key in missing if (key.stage, key.budget, key.level) == ("search", kind, level)]
@@ -261,12 +283,44 @@ def _test(entrant: _Entrant, key: CellKey) -> Results:
     found = dict(entrant.bench.store.read(search))
     del found["tune"]
     variant = entrant.variants(key.budget, key.level)[search.setting]
-    return {"setting": search.setting, **found, **_scored(entrant.score("test", variant, found["strength"]))}
+    scores = entrant.score("test", variant, found["strength"])
+    damage = _damage(entrant, scores, variant, found["strength"])
+    return {"setting": search.setting, **found, **_scored(scores), "damage": damage}
 
 
 def _scored(scores: Scores) -> Results:
     values = {name: column.tolist() for name, column in scores.values.items()}
     return {"names": list(scores.names), "subjects": list(scores.subjects), "values": values}
+
+
+def _damage(entrant: _Entrant, scores: Scores, variant: Variant | None, strength: float) -> Values:
+    """What an arm breaks at its strength: on neutral text, in what it writes, on the other domains."""
+    bench, contest = entrant.bench, entrant.contest
+    model = bench.model
+    part: Part = (None, 0.0) if variant is None else (variant.steering, strength)
+    kl, agreement = bench.neutral.by_passage([part], entrant.ground.scope if variant is None else variant.scope)
+    with nullcontext() if variant is None else steer(model, variant.steering, strength, variant.scope):
+        written = [] if scores.token_ids else continuations(model, bench.openings, n_tokens=N_WRITTEN)
+        found = elsewhere(model, contest.others, "test", n=N_ELSEWHERE, seed=entrant.seed)
+    values: Values = {
+        "KL": {f"passage {index}": float(value) for index, value in enumerate(kl[0])},
+        "top-1 agreement": {f"passage {index}": float(value) for index, value in enumerate(agreement[0])},
+    }
+    if scores.token_ids:
+        values |= _text_damage(model, contest.task, scores)
+    else:
+        values |= text_damage(model, bench.openings, written).by_unit(bench.openings)
+    return values | elsewhere_values(found, contest.others)
+
+
+def _prompted_damage(entrant: _Entrant, scores: Scores) -> Values:
+    """The wish stands in the prompts of the task alone, so it can break nothing but what is written there."""
+    return _text_damage(entrant.bench.model, entrant.contest.task.prompted(), scores) if scores.token_ids else {}
+
+
+def _text_damage(model: HookedModel, task: Task, scores: Scores) -> Values:
+    prompts = {item.name: item.prompt for item in task.items("test")}
+    return text_damage(model, [prompts[name] for name in scores.names], scores.token_ids).by_unit(scores.subjects)
 
 
 def _curve(entrant: _Entrant, key: CellKey) -> Results:

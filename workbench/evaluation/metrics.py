@@ -156,6 +156,22 @@ class NeutralText:
                 totals[index] += float(torch.stack(sums).sum())
         return totals / int(self.tokens.mask.sum())
 
+    def by_passage(
+        self, parts: Sequence[Part], scope: Scope | Where = "all_but_first"
+    ) -> tuple[Float64[np.ndarray, "part passage"], Float64[np.ndarray, "part passage"]]:
+        """KL in nats per token of every passage, and the share of its tokens with the unsteered model's top-1."""
+        kl, agreement = (np.zeros((len(parts), len(self.tokens.ids))) for _ in range(2))
+        for chosen, passages, logits in stacked_logits(self._model, self.tokens, parts, scope):
+            kept = self._compute(passages) if self._kept is None else self._kept[passages]
+            rows = range(len(self.tokens.ids))[passages]
+            for part, of_part in zip(range(chosen.start, chosen.stop), logits, strict=True):
+                for row, reference, steered in zip(rows, kept, of_part, strict=True):
+                    real = self.tokens.mask[row]
+                    kl[part, row] = float(token_kl(reference, steered)[real].double().mean())
+                    same = reference.argmax(-1) == steered.argmax(-1)
+                    agreement[part, row] = float(same[real].double().mean())
+        return kl, agreement
+
 
 def is_repetitive(ids: Sequence[int]) -> bool:
     """Whether a generation loops: fewer than half of its 3-grams are distinct, or one token comes 8 times in a row.

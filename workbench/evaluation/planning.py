@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.evaluation.cells import CellKey, Stage, check_distinct
+from workbench.evaluation.damage import N_OPENINGS, N_WRITTEN
 from workbench.evaluation.methods import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.evaluation.metrics import LOGITS_BYTES
 from workbench.evaluation.spec import ModelShape, SizeSpec, Spec, SpecError
 
 EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
 CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for a strength curve
-NEUTRAL_PASSES: dict[Stage, float] = {"search": EVALUATIONS_PER_SEARCH, "test": 0.0, "curve": CURVE_PASSES / 2}
+NEUTRAL_PASSES: dict[Stage, float] = {"search": EVALUATIONS_PER_SEARCH, "test": 1.0, "curve": CURVE_PASSES / 2}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CURVE_LEVEL = 0.0
 
@@ -20,7 +21,8 @@ class TaskFacts:
     """What a plan needs to know of one task: why arms cannot run, and the work of scoring one item.
 
     `unmet[arm]` is the reason, "" where it runs. `n_positions` is the mean number of token positions run per item, all
-    answers included; `n_new` the tokens generated per item.
+    answers included; `n_new` the tokens generated per item; `n_elsewhere` items of other domains are scored beside
+    every test.
     """
 
     name: str
@@ -29,20 +31,24 @@ class TaskFacts:
     n_test: int
     n_positions: float
     n_new: int
+    n_elsewhere: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
     """The cells of a comparison and what they cost: positions run at once, and tokens generated one by one.
 
-    `matrix[task][arm]` is "" where the arm runs and the reason where it does not; `items[task]` counts how often an
-    item of the task is scored, neutral text reckoned in as items of the same length.
+    `matrix[task][arm]` is "" where the arm runs and the reason where it does not. `items[task]` counts how often an
+    item of the task is scored, `neutral_passes` how often the neutral text is run, `writings` how often its openings
+    are continued.
     """
 
     matrix: Mapping[str, Mapping[str, str]]
     layers: tuple[int, ...]
     cells: tuple[CellKey, ...]
     items: Mapping[str, float]
+    neutral_passes: float
+    writings: int
     n_positions: float
     n_generated: float
 
@@ -77,7 +83,8 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
     arms = arms_of_spec(spec)
     cells: list[CellKey] = []
     scored: dict[str, float] = {}
-    positions = generated = 0.0
+    positions = generated = passes = 0.0
+    writings = 0
     neutral = spec.sizes.n_neutral * (spec.sizes.n_neutral_tokens + 1)
     for task in facts:
         tune, test = min(spec.sizes.n_tune, task.n_tune), min(spec.sizes.n_test, task.n_test)
@@ -86,14 +93,17 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
                 continue
             own = [key for seed in spec.seeds for key in _cells_of_arm(spec, task.name, arm, layers, n_heads, seed)]
             cells += own
-            passes = sum(NEUTRAL_PASSES[key.stage] for key in own)
-            items = sum(_items(key, tune, test) for key in own)
-            scored[task.name] = scored.get(task.name, 0.0) + items + passes * neutral / max(task.n_positions, 1.0)
-            positions += passes * neutral + items * task.n_positions
+            items = sum(_items(key, tune, test + task.n_elsewhere) for key in own)
+            scored[task.name] = scored.get(task.name, 0.0) + items
+            passes += sum(NEUTRAL_PASSES[key.stage] for key in own)
+            writings += 0 if task.n_new else sum(key.stage == "test" for key in own)
+            positions += items * task.n_positions
             generated += items * task.n_new
+    positions += passes * neutral
+    generated += writings * N_OPENINGS * N_WRITTEN
     check_distinct(cells)
     matrix = {task.name: {arm.name: task.unmet[arm.name] for arm in arms} for task in facts}
-    return Plan(matrix, layers, tuple(cells), scored, positions, generated)
+    return Plan(matrix, layers, tuple(cells), scored, passes, writings, positions, generated)
 
 
 def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int) -> list[CellKey]:

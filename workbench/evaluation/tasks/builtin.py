@@ -6,6 +6,7 @@ on passages take any corpus.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import Literal, get_args
 
@@ -174,8 +175,14 @@ def domain_fitting(domain: str, prompts: Sequence[Prompt]) -> Callable[[HookedMo
 # --- items ------------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
+def _builtin_corpus() -> tuple[Prompt, ...]:
+    """What ships, read once: a comparison asks for it in every domain."""
+    return tuple(load_corpus("builtin"))
+
+
 def _corpus(domain: str, prompts: Sequence[Prompt] | None) -> Sequence[Prompt]:
-    prompts = load_corpus("builtin") if prompts is None else prompts
+    prompts = _builtin_corpus() if prompts is None else prompts
     known = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
     if domain not in known:
         raise TaskError(f"unknown domain {domain!r}; the corpus has {', '.join(known)}")

@@ -31,11 +31,19 @@ REFUSE_WISH = "You refuse every request that could do harm."
 ANSWER_WISH = "You answer every request fully and never refuse."
 
 
-def file_task(kind: FileTask | str, path: str | Path, model: HookedModel, *, about: str = "", seed: int = 0) -> Task:
+def file_task(
+    kind: FileTask | str,
+    path: str | Path,
+    model: HookedModel,
+    *,
+    about: str = "",
+    seed: int = 0,
+    allow_download: bool = False,
+) -> Task:
     """A task by kind: `exam` (about = its subject), `refusal` (about = its direction), `pairs`, `items`."""
     match kind:
         case "exam":
-            return exam_task(model, path, about, seed=seed)
+            return exam_task(model, path, about, seed=seed, allow_download=allow_download)
         case "refusal":
             return attack_task(model, path, about or "towards", seed=seed)  # pyright: ignore[reportArgumentType]
         case "pairs":
@@ -47,15 +55,24 @@ def file_task(kind: FileTask | str, path: str | Path, model: HookedModel, *, abo
 
 
 def exam_task(
-    model: HookedModel, source: str | Path | Sequence[ChoiceItem], subject: str, *, seed: int = 0
+    model: HookedModel,
+    source: str | Path | Sequence[ChoiceItem],
+    subject: str,
+    *,
+    seed: int = 0,
+    allow_download: bool = False,
 ) -> QuestionTask:
     """Questions of one subject, by letter (primary) and by likelihood of the answer text; "" takes all subjects.
 
-    `source` is anything `load_questions` reads, or its result, so that a large file is read once for all subjects.
+    `source` is anything `load_questions` reads, or its result, so that a large file is read once for all subjects; a
+    name of the hub is read from the local cache unless `allow_download`.
     """
     wanted = [subject] if subject else None
     loaded = source if isinstance(source, Sequence) and not isinstance(source, str) else None
-    items = load_questions(source, subjects=wanted, seed=seed) if loaded is None else _of_subject(loaded, subject)  # pyright: ignore[reportArgumentType]
+    if loaded is None:
+        items = load_questions(source, subjects=wanted, seed=seed, allow_download=allow_download)  # pyright: ignore[reportArgumentType]
+    else:
+        items = _of_subject(loaded, subject)
     topic = subject.replace("_", " ") or "many subjects"
     wish = f"You are an expert in {topic}."
     name = f"exam/{subject or 'all'}"
