@@ -31,7 +31,7 @@ from workbench.evaluation.attribution import estimate_masking
 from workbench.evaluation.criticality import sample_prompts, token_magnitudes
 from workbench.evaluation.masking import mask_dimensions
 from workbench.figures import write_figure
-from workbench.figures.criticality import recall_caption, recall_figure
+from workbench.figures.recall import recall_caption, recall_figure
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
 from workbench.records import MaskingResult, Prompt, load_masking, save_masking

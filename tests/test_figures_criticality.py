@@ -10,9 +10,8 @@ from workbench.figures.criticality import (
     magnitude_drop_figure,
     overlap_caption,
     overlap_figure,
-    recall_caption,
-    recall_figure,
 )
+from workbench.figures.recall import recall_caption, recall_figure
 
 DOMAINS = ("law", "<b>code</b>")
 

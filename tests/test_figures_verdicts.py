@@ -72,6 +72,8 @@ def test_ranks_have_their_intervals_by_domain() -> None:
     assert (list(second.error_y.array), list(second.error_y.arrayminus)) == ([4], [0])
     assert sorted(tuple(trace.text) for trace in figure.data) == [("7",), ("9",), ("9",)]
     assert sum(bool(trace.showlegend) for trace in figure.data) == 2
+    symbols = {trace.name: trace.marker.symbol for trace in figure.data}
+    assert len(set(symbols.values())) == len(symbols) == 2  # told apart in grey too
     assert rank_caption(items).startswith("2 of 3 selected dimensions")
     assert "2 are larger in" in rank_caption(items)
 

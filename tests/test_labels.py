@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from workbench.labels import control_dimensions, label_curve, label_frame, score_labels
+from workbench.labels import control_dimensions, label_curve, label_frame, label_summary, score_labels
 from workbench.records import SPLITS, Dimension, LabelScore, PooledRows, TokenColumns
 
 DOMAINS = ("law", "code")
@@ -106,6 +106,10 @@ def test_controls_are_no_dcds_and_the_curve_puts_them_beside() -> None:
     assert all_labelled["DCDs", "within"] == pytest.approx(np.mean([found[0].within, found[1].within]))
     assert all_labelled["DCDs", "within"] > all_labelled["other dimensions", "within"] + 0.2
     assert label_frame(found)["dimension"].tolist() == [0, 1, 2, 3]
+    facts = label_summary(found)
+    assert (facts["DCDs"]["labels"], facts["other dimensions"]["labels"]) == (2, 2)
+    assert facts["DCDs"]["within"] == pytest.approx(np.mean([found[0].within, found[1].within]))
+    assert facts["DCDs"]["within_measured"] == 2
     with pytest.raises(ValueError, match="3 controls asked for, but 2"):
         control_dimensions(rows, dcds(CLASS, IN_DOMAIN), 3)
 

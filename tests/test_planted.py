@@ -10,13 +10,14 @@ from workbench.detectors import find_detectors
 from workbench.dimensions import find_dcds
 from workbench.dimensions.criticality import (
     domain_rise,
-    largest_dimensions,
     masked_domains,
     recall_at_k,
     specificity,
     top_dimensions,
 )
+from workbench.dimensions.experiments import largest_of
 from workbench.evaluation.attribution import estimate_masking, screened_masking
+from workbench.evaluation.criticality import token_magnitudes
 from workbench.evaluation.masking import mask_dimensions
 from workbench.models import HookedModel
 from workbench.planted import DOMAIN_CLASSES, LOGIT, PlantedDimension, PlantedTruth, planted_model
@@ -193,7 +194,7 @@ def test_gradients_miss_the_sink_and_screening_with_the_largest_dimensions_finds
     blind = [item.dimension for item in truth.planted if item.is_needed and not item.label]
     assert domain_rise(masked, "identify")[:, [masked.dimensions.index(d) for d in blind]].min() > 0.2
     assert np.abs(domain_rise(estimate, "identify")[:, blind]).max() < 0.01
-    largest = largest_dimensions(rows_of(planted), 8)
+    largest = largest_of(token_magnitudes(model, few(prompts)), 8)
     screened = screened_masking(model, few(prompts), estimate, m=24, everywhere=largest)
     assert min(recall_at_k(masked, screened, k=10, m=10, split="identify").values()) == 1.0
 

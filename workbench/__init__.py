@@ -67,7 +67,7 @@ _HOME = {
     "magnitude_figure": "figures",
     "overlap_figure": "figures.criticality",
     "profile_figure": "figures",
-    "recall_figure": "figures.criticality",
+    "recall_figure": "figures.recall",
     "write_report": "report",
     "find_verdicts": "dimensions",
     "verdict_frame": "dimensions",

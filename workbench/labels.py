@@ -35,6 +35,8 @@ from workbench.lexicons import class_members
 from workbench.records import ENDS, Dimension, LabelScore, PooledRows, TokenColumns
 
 NAN = float("nan")
+GROUPS = {"DCDs": True, "other dimensions": False}
+LEVEL = 0.05
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
@@ -129,7 +131,7 @@ def label_curve(scores: Sequence[LabelScore], *, seed: int = 0, n_resamples: int
     """
     rng = np.random.default_rng(seed)
     rows = []
-    for group, is_dcd in (("DCDs", True), ("other dimensions", False)):
+    for group, is_dcd in GROUPS.items():
         chosen = [item for item in scores if item.is_dcd == is_dcd]
         if not chosen:
             continue
@@ -155,6 +157,20 @@ def label_frame(scores: Sequence[LabelScore]) -> pd.DataFrame:
     """One row per tested label, with the fields of `LabelScore` as columns."""
     names = list(LabelScore.__dataclass_fields__)
     return pd.DataFrame([[getattr(item, name) for name in names] for item in scores], columns=names)
+
+
+def label_summary(scores: Sequence[LabelScore]) -> dict[str, dict[str, float | int]]:
+    """Of DCDs and of other dimensions: mean scores, and how many are above luck (p at most 0.05, each alone)."""
+    found: dict[str, dict[str, float | int]] = {}
+    for group, is_dcd in GROUPS.items():
+        own = [item for item in scores if item.is_dcd == is_dcd]
+        found[group] = {"labels": len(own)}
+        for name in ("within", "across"):
+            known = [value for item in own if not np.isnan(value := getattr(item, name))]
+            found[group][name] = float(np.mean(known)) if known else NAN
+            found[group][f"{name}_above_luck"] = sum(getattr(item, f"{name}_p") <= LEVEL for item in own)
+            found[group][f"{name}_measured"] = len(known)
+    return found
 
 
 # --- the two scores ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int
 from scipy import special, stats
 
 from workbench.dimensions.criteria import NEUTRAL
-from workbench.records import SPLITS, ChoiceMasking, MaskingResult, PooledRows, Split
+from workbench.records import SPLITS, ChoiceMasking, MaskingResult, Split
 
 POSITION_CLASSES = ("first token", "delimiter", "rest")
 RANKS = (1, 10, 100)
@@ -73,17 +73,6 @@ def top_dimensions(result: MaskingResult, k: int, *, split: Split = "identify") 
             raise ValueError(f"k is {k}, but {len(order)} dimensions were masked in {domain}; choose 1 to {len(order)}")
         chosen[domain] = tuple(result.dimensions[index] for index in order[:k])
     return chosen
-
-
-def largest_dimensions(rows: PooledRows, n: int) -> tuple[int, ...]:
-    """The n dimensions of largest mean magnitude after the first token, and the n largest at the first token, sorted.
-
-    Means are over all prompts and layers. Sinks are among them, which gradients cannot see.
-    """
-    if not 1 <= n <= rows.values.shape[3]:
-        raise ValueError(f"n is {n}; choose between 1 and d_model = {rows.values.shape[3]}")
-    means = [np.abs(rows.pooled(pooling)).mean(axis=(0, 1), dtype=np.float64) for pooling in ("mean_abs", "first")]
-    return tuple(sorted({index for mean in means for index in rank_dimensions(mean)[:n].tolist()}))
 
 
 def drop_frame(result: MaskingResult) -> pd.DataFrame:

@@ -15,7 +15,7 @@ ours.
 
 Estimates rank; the top of the ranking is then masked exactly. Gradients are blind where the model saturates, as at an
 attention sink, which holds until it is nearly gone: mask the dimensions of largest magnitude besides
-(`largest_dimensions`).
+(`largest_of`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

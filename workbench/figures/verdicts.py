@@ -28,6 +28,7 @@ SYMBOLS = dict(zip(VERDICTS, ("square", "circle", "diamond", "circle-open"), str
 MIN_SHARE, MIN_AUROC = 0.9, 0.75
 LEVEL = 0.05
 SCORES = {"within": "class against other tokens of the domain", "across": "class inside the domain against outside it"}
+LABEL_LOOKS = {"DCDs": (PALETTE[0], "circle", "solid"), "other dimensions": (PALETTE[1], "square", "dash")}
 LOWER_IS_BETTER = ("CDS",)
 
 
@@ -121,13 +122,13 @@ def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
     )
     shown: set[str] = set()
     for domain, (row, column) in zip(domains, cells, strict=True):
-        for is_larger, name, colour in (
-            (True, "larger than elsewhere (p ≤ 0.05)", PALETTE[0]),
-            (False, "not shown to be larger", PALETTE[1]),
+        for is_larger, name, colour, symbol in (
+            (True, "larger than elsewhere (p ≤ 0.05)", PALETTE[0], "circle"),
+            (False, "not shown to be larger", PALETTE[1], "diamond-open"),
         ):
             of = [item for item in selections if item.domain == domain and (item.p_value <= LEVEL) == is_larger]
             if of:
-                figure.add_trace(_rank_trace(of, name, colour, name not in shown), row=row, col=column)
+                figure.add_trace(_rank_trace(of, name, colour, symbol, name not in shown), row=row, col=column)
                 shown.add(name)
     highest = max(item.rank_high for item in selections)
     figure.update_yaxes(type="log", range=[np.log10(max(highest, 10)) + 0.1, -0.15], dtick=1)
@@ -140,7 +141,9 @@ def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
     return dress(figure, title=title, subtitle=subtitle, height=height)
 
 
-def _rank_trace(selections: Sequence[SelectionStability], name: str, colour: str, is_shown: bool) -> go.Scatter:
+def _rank_trace(
+    selections: Sequence[SelectionStability], name: str, colour: str, symbol: str, is_shown: bool
+) -> go.Scatter:
     rank = np.array([item.rank for item in selections])
     return go.Scatter(
         x=rank,
@@ -152,7 +155,7 @@ def _rank_trace(selections: Sequence[SelectionStability], name: str, colour: str
         name=name,
         legendgroup=name,
         showlegend=is_shown,
-        marker={"color": colour, "size": 7},
+        marker={"color": colour, "symbol": symbol, "size": 7, "line": {"width": 1.5}},
         error_y={
             "array": [item.rank_high - item.rank for item in selections],
             "arrayminus": [item.rank - item.rank_low for item in selections],
@@ -251,10 +254,10 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
     figure, cells, height = panel_grid(
         titles, x_title="share of dimensions labelled", y_title="mean held-out AUROC", panel_height=300, n_columns=2
     )
-    for group, colour in (("DCDs", PALETTE[0]), ("other dimensions", PALETTE[1])):
+    for group, look in LABEL_LOOKS.items():
         for name, (row, column) in zip(names, cells, strict=True):
             of = curve.query(f"group == {group!r} and score == {name!r}")
-            for trace in _band(of, group, colour, is_first=(row, column) == cells[0]):
+            for trace in _band(of, group, look, is_first=(row, column) == cells[0]):
                 figure.add_trace(trace, row=row, col=column)
     figure.add_hline(y=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
@@ -264,7 +267,8 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
     return dress(figure, title="Labels on held-out passages", subtitle=subtitle, height=height + 40)
 
 
-def _band(of: pd.DataFrame, group: str, colour: str, *, is_first: bool) -> list[go.Scatter]:
+def _band(of: pd.DataFrame, group: str, look: tuple[str, str, str], *, is_first: bool) -> list[go.Scatter]:
+    colour, symbol, dash = look
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     share = of["share"].tolist()
     band = go.Scatter(
@@ -281,8 +285,8 @@ def _band(of: pd.DataFrame, group: str, colour: str, *, is_first: bool) -> list[
         x=share,
         y=of["mean"],
         mode="lines+markers",
-        marker={"size": 4},
-        line={"color": colour, "width": 2},
+        marker={"size": 5, "symbol": symbol},
+        line={"color": colour, "width": 2, "dash": dash},
         name=group,
         legendgroup=group,
         showlegend=is_first,

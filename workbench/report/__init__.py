@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
     ("detectors", "Detectors", sections.detectors),
     ("masking", "Masking: what the model needs", criticality.masking),
     ("verdicts", "Sink or detector", verdicts.verdicts),
+    ("labels", "Labels on held-out text", verdicts.labels),
     ("stability", "How sure", verdicts.stability),
     ("steering", "Steering", sections.steering),
     ("methods", "Methods", sections.methods),

@@ -14,9 +14,8 @@ from workbench.figures.criticality import (
     magnitude_drop_figure,
     overlap_caption,
     overlap_figure,
-    recall_caption,
-    recall_figure,
 )
+from workbench.figures.recall import recall_caption, recall_figure
 from workbench.figures.style import number
 from workbench.report.material import Material, absent, paragraph, plot
 from workbench.runs import MASKING

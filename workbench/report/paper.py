@@ -46,15 +46,29 @@ from workbench.figures.criticality import (
     overlap_caption,
     overlap_figure,
 )
+from workbench.figures.recall import recall_caption, recall_figure
 from workbench.figures.verdicts import (
     agreement_caption,
     agreement_figure,
+    basis_caption,
+    basis_figure,
+    label_curve_caption,
+    label_curve_figure,
     rank_caption,
     rank_figure,
     verdict_caption,
     verdict_figure,
 )
-from workbench.records import Comparison, ReadingAgreement, SelectionStability, Verdict, load_table
+from workbench.labels import label_curve
+from workbench.records import (
+    BasisScore,
+    Comparison,
+    LabelScore,
+    ReadingAgreement,
+    SelectionStability,
+    Verdict,
+    load_table,
+)
 from workbench.report.material import Material, read_material
 from workbench.runs import MASKING
 
@@ -68,7 +82,9 @@ from workbench.dimensions.critical_tables import criticality_tables
 from workbench.dimensions.experiments import load_criticality
 from workbench.figures import *
 from workbench.figures.criticality import *
+from workbench.figures.recall import *
 from workbench.figures.verdicts import *
+from workbench.labels import label_curve
 from workbench.records import *
 from workbench.report import read_material
 
@@ -80,7 +96,7 @@ words = token_words(run.detectors)
 def paper_drawings(run: Material) -> list[Drawing]:
     """Every figure that the records of a run allow, with caption and call; ready to be exported."""
     own = [*_magnitudes(run), *_dimensions(run), *_detectors(run)]
-    return [*own, *_masking(run), *_verdicts(run), *_stability(run), *_steering(run)]
+    return [*own, *_masking(run), *_verdicts(run), *_labels(run), *_stability(run), *_steering(run)]
 
 
 def write_paper(run_folder: Path, out: Path, *, preset: str | None = None) -> tuple[list[Path], str | None]:
@@ -193,32 +209,43 @@ def _masking(run: Material) -> list[Drawing]:
     result = load_criticality(folder)
     tables, path = criticality_tables(result), "full" if "zero" in result.plan.exhaustive else "screened"
     drops, masked, agreement = (tables[name] for name in ("drops", "masked", "agreement"))
-    return [
-        Drawing(
-            "masking-drops",
-            drop_figure(drops),
-            drop_caption(drops, path=path),
-            'drop_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["drops"])',
-        ),
-        Drawing(
-            "masking-magnitude",
-            magnitude_drop_figure(masked),
-            magnitude_drop_caption(masked),
-            'magnitude_drop_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["masked"])',
-        ),
-        Drawing(
-            "masking-overlap",
-            overlap_figure(agreement),
-            overlap_caption(agreement, k=result.plan.k, path=path),
-            'overlap_figure(criticality_tables(load_criticality(run.folder / "records/masking"))["agreement"])',
-        ),
+    of_run = 'criticality_tables(load_criticality(run.folder / "records/masking"))'
+    overlap = overlap_caption(agreement, k=result.plan.k, path=path)
+    drawn = [
+        ("drops", "drops", "drop_figure", drop_figure(drops), drop_caption(drops, path=path)),
+        ("magnitude", "masked", "magnitude_drop_figure", magnitude_drop_figure(masked), magnitude_drop_caption(masked)),
+        ("overlap", "agreement", "overlap_figure", overlap_figure(agreement), overlap),
     ]
+    found = [
+        Drawing(f"masking-{name}", figure, caption, f'{function}({of_run}["{table}"])')
+        for name, table, function, figure, caption in drawn
+    ]
+    if "recall" in tables:
+        setting = f"{result.plan.n_groups} groups, {result.plan.n_points} points"
+        recall = tables["recall"].assign(setting=setting)
+        call = f'recall_figure({of_run}["recall"].assign(setting="{setting}"))'
+        found.append(Drawing("masking-recall", recall_figure(recall), recall_caption(recall), call))
+    return found
 
 
 def _verdicts(run: Material) -> list[Drawing]:
     found = _records(run, "verdicts", Verdict)
     call = 'verdict_figure(load_table(run.folder / "records/verdicts.json", Verdict))'
     return [Drawing("verdicts", verdict_figure(found), verdict_caption(found), call)] if found else []
+
+
+def _labels(run: Material) -> list[Drawing]:
+    """The curve of tested labels, and the coordinate basis beside rotated ones where a run holds their scores."""
+    labels, bases = _records(run, "labels", LabelScore), _records(run, "bases", BasisScore)
+    drawn = []
+    if labels:
+        curve = label_curve(labels)
+        call = 'label_curve_figure(label_curve(load_table(run.folder / "records/labels.json", LabelScore)))'
+        drawn.append(Drawing("label-curve", label_curve_figure(curve), label_curve_caption(curve), call))
+    if bases:
+        call = 'basis_figure(load_table(run.folder / "records/bases.json", BasisScore))'
+        drawn.append(Drawing("bases", basis_figure(bases), basis_caption(bases), call))
+    return drawn
 
 
 def _stability(run: Material) -> list[Drawing]:

@@ -1,7 +1,11 @@
-"""The section of the report on verdicts and their certainty: sink or detector, bootstrap, split halves, readings."""
+"""The sections of the report on certainty: sink or detector, tested labels, bootstrap, conditions, readings.
+
+Where a run says why it did not measure a part, that reason stands in its place.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from workbench.figures import table_html
@@ -9,12 +13,15 @@ from workbench.figures.style import number
 from workbench.figures.verdicts import (
     agreement_caption,
     agreement_figure,
+    label_curve_caption,
+    label_curve_figure,
     rank_caption,
     rank_figure,
     verdict_caption,
     verdict_figure,
 )
-from workbench.records import ConditionStability, ReadingAgreement, SelectionStability, Verdict, load_table
+from workbench.labels import LEVEL, label_curve, label_summary
+from workbench.records import ConditionStability, LabelScore, ReadingAgreement, SelectionStability, Verdict, load_table
 from workbench.report.material import Material, absent, paragraph, plot
 
 
@@ -22,7 +29,7 @@ def verdicts(material: Material) -> str:
     """The map of verdicts with the share of controls that pass as detectors, and all verdicts as a table."""
     records = material.folder / "records"
     if not (records / "verdicts.json").is_file():
-        return absent("verdicts")
+        return _reason(material, "verdicts") or absent("verdicts")
     found: list[Verdict] = load_table(records / "verdicts.json", Verdict)
     if not found:
         return absent("judged dimensions")
@@ -33,6 +40,35 @@ def verdicts(material: Material) -> str:
         parts.append(_controls({domain: share for domain, share in shares.items() if share is not None}))
     parts.append(f"<details><summary>All {len(found)} verdicts</summary>{_verdict_table(found)}</details>")
     return "".join(parts)
+
+
+def labels(material: Material) -> str:
+    """Two held-out scores of the labels, DCDs beside dimensions that are none; nothing where no label was tested."""
+    path = material.folder / "records" / "labels.json"
+    if not path.is_file():
+        return _reason(material, "labels")
+    found: list[LabelScore] = load_table(path, LabelScore)
+    curve = label_curve(found)
+    return paragraph(label_sentence(found)) + plot(label_curve_figure(curve), "label-curve", label_curve_caption(curve))
+
+
+def label_sentence(found: Sequence[LabelScore]) -> str:
+    """How many labels hold on *test*, each alone: of the class, and of the class inside the domain."""
+    texts = []
+    for group, facts in label_summary(found).items():
+        if facts["labels"]:
+            texts.append(
+                f"{facts['labels']} {group}: {facts['within_above_luck']} of {facts['within_measured']} fire more on "
+                f"their class than on other tokens of the domain, {facts['across_above_luck']} of "
+                f"{facts['across_measured']} more on the class inside the domain than outside it"
+            )
+    return f"Labels on held-out passages, p at most {LEVEL} for each alone. {'; '.join(texts)}."
+
+
+def _reason(material: Material, part: str) -> str:
+    """Why the run did not measure a part, as its summary says; empty where it says nothing."""
+    said = material.summary.get(part)
+    return f'<p class="note">{escape(said[:1].upper() + said[1:])}.</p>' if isinstance(said, str) else ""
 
 
 def _controls(shares: Mapping[str, float]) -> str:
@@ -73,7 +109,7 @@ def stability(material: Material) -> str:
     """Rank intervals of the DCDs, agreement of split halves, and agreement of the readings of the rule."""
     records = material.folder / "records"
     if not (records / "selections.json").is_file():
-        return absent("stability of the selected dimensions")
+        return _reason(material, "stability") or absent("stability of the selected dimensions")
     selections: list[SelectionStability] = load_table(records / "selections.json", SelectionStability)
     conditions: list[ConditionStability] = load_table(records / "conditions.json", ConditionStability)
     readings: list[ReadingAgreement] = load_table(records / "readings.json", ReadingAgreement)
