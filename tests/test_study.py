@@ -20,7 +20,7 @@ from workbench.estimate import Estimate
 from workbench.evaluation.masking import mask_dimensions
 from workbench.records import Prompt
 from workbench.runs import read_run
-from workbench.study import Settings, load_passages, open_model, perform, run_study, stages, survey
+from workbench.study import Settings, certainty, load_passages, open_model, perform, run_study, stages, survey
 from workbench.study import settings as study_settings
 
 
@@ -48,6 +48,8 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
     assert summary["masking"]["path"] == "screened"
     assert summary["verdicts"]["judged"] >= 4
     assert summary["stability"]["dcds"] == len(run.dcds)
+    assert summary["labels"] == "not measured: left out with preset 'quick'"
+    assert "Not measured: left out with preset" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_masking_in_the_run_is_that_of_the_passages_of_its_splits(finished: Path, settings: Settings) -> None:
@@ -179,6 +181,59 @@ def test_progress_and_estimate_are_heard(settings: Settings, tmp_path: Path) -> 
         done = [step for step, _ in steps]
         assert done == sorted(done)
         assert {total for _, total in steps} == {done[-1]}
+
+
+def few(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """The first n passages of every domain and split."""
+    seen: dict[tuple[str, str], int] = {}
+    kept = []
+    for prompt in prompts:
+        key = prompt.domain, prompt.split
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= n:
+            kept.append(prompt)
+    return kept
+
+
+def test_too_few_passages_for_an_interval_stop_no_study(settings: Settings, finished: Path) -> None:
+    model = open_model(settings)
+    prompts = load_passages(settings, model)
+    assert certainty.too_few_passages(prompts) == ""
+    reason = certainty.too_few_passages(few(prompts, 3))
+    assert reason == "not measured: domain 'law' has 3 passages in 'identify', an interval needs 4"
+    _, rows = survey(model, few(prompts, 3), settings)
+    masking = load_criticality(finished / "records" / "masking")
+    found = certainty.assess(model, few(prompts, 3), rows, [], [], masking, settings)
+    assert found.verdicts == found.selections == found.conditions == ()
+    summary = certainty.summarise_certainty(found)
+    assert summary["verdicts"] == summary["stability"] == reason
+    assert summary["labels"] == "not measured: left out with preset 'quick'"
+
+
+def test_too_few_passages_to_mask_show_before_the_first_stage(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(settings)
+    prompts = few(load_passages(settings, model), 1)
+    monkeypatch.setattr(stages, "collect", fail_if_called)
+    with pytest.raises(ValueError, match="domain 'law' has 1 passages in split 'identify', too few"):
+        stages.investigate(model, prompts, settings, {}, None, tmp_path)
+
+
+def test_the_full_preset_tests_labels_and_other_conditions(settings: Settings) -> None:
+    full = replace(settings, preset="full")
+    model = open_model(full)
+    prompts = load_passages(full, model)
+    _, rows = survey(model, prompts, full)
+    dcds = [dcd for group in study.select(rows, 2).values() for dcd in group]
+    labels = certainty.examine_labels(model, prompts, rows, dcds, full)
+    known = {dcd.dimension for dcd in dcds}
+    assert all((item.dimension in known) or not item.is_dcd for item in labels)
+    conditions = certainty.other_conditions(model, prompts, rows, full)
+    assert {(item.condition, item.domain) for item in conditions} == {
+        (condition, domain) for condition in ("half the length", "bfloat16") for domain in ("law", "science")
+    }
+    assert min(item.spearman for item in conditions if item.condition == "bfloat16") > 0.9
 
 
 def interrupt(*arguments: Any, **options: Any) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.corpus import neutral_prompts
-from workbench.dimensions import stability_summary, verdict_summary
 from workbench.dimensions.critical_tables import summarise_criticality
 from workbench.estimate import Estimate, estimate_study
 from workbench.evaluation.criticality import PLANS, planned_costs
@@ -14,6 +13,7 @@ from workbench.models import HookedModel
 from workbench.records import Prompt
 from workbench.report import write_report
 from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
+from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
 from workbench.study.stages import Findings, StageProgress, investigate, label, mask, select, survey, timed
@@ -88,9 +88,8 @@ def perform(
             summary |= {
                 "classifier": findings.classifier,
                 "masking": summarise_criticality(findings.masking),
-                "verdicts": verdict_summary(findings.verdicts, findings.controls),
-                "stability": stability_summary(findings.selections, findings.conditions),
             }
+            summary |= summarise_certainty(findings.certainty)
             write_json(folder / "summary.json", summary)
             write_json(folder / MANIFEST, manifest(settings, model, prompts, timings, seconds))
             draw_figures(folder)

@@ -15,7 +15,7 @@ def planted_frame(truth: PlantedTruth, findings: Findings) -> pd.DataFrame:
     where it was not judged.
     """
     chosen = {(dcd.domain, dcd.dimension, dcd.selection) for dcd in findings.dcds}
-    verdicts = {(item.domain, item.dimension): item.verdict for item in findings.verdicts}
+    verdicts = {(item.domain, item.dimension): item.verdict for item in findings.certainty.verdicts}
     ranked = orders(findings.masking)["zero"]
     rows = [
         {

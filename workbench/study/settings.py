@@ -19,7 +19,8 @@ PLANTED = "planted"
 class Preset:
     """How much work a study does; written into its manifest.
 
-    `documents_per_domain` None takes all; `masking` names the plan of the criticality experiment.
+    `documents_per_domain` None takes all; `masking` names the plan of the criticality experiment; `is_thorough` tests
+    labels on held-out passages and selects again under other conditions.
     """
 
     name: str
@@ -27,11 +28,12 @@ class Preset:
     n_top: int
     kl_levels: tuple[float, ...]
     masking: str
+    is_thorough: bool = True
 
 
 PRESETS = {
     "full": Preset("full", documents_per_domain=None, n_top=20, kl_levels=(0.03, 0.1, 0.3), masking="full"),
-    "quick": Preset("quick", documents_per_domain=60, n_top=10, kl_levels=(0.1,), masking="quick"),
+    "quick": Preset("quick", documents_per_domain=60, n_top=10, kl_levels=(0.1,), masking="quick", is_thorough=False),
 }
 
 

@@ -1,7 +1,7 @@
 """The stages of a study, each a function of the model, the passages and the settings."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,34 +9,23 @@ from pathlib import Path
 from workbench.activations import collect, collect_columns
 from workbench.corpus import neutral_prompts
 from workbench.detectors import find_detectors
-from workbench.dimensions import (
-    detector_share,
-    find_dcds,
-    find_verdicts,
-    reading_agreement,
-    selection_stability,
-    split_half_stability,
-)
-from workbench.dimensions.critical_tables import orders
+from workbench.dimensions import find_dcds
 from workbench.dimensions.experiments import Criticality
 from workbench.evaluation import against_unsteered, between_arms, measure_steering
 from workbench.evaluation.classifier import ClassifierReport
-from workbench.evaluation.criticality import PLANS, measure_criticality
+from workbench.evaluation.criticality import PLANS, measure_criticality, sample_prompts
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,
     Comparison,
-    ConditionStability,
     Detector,
     Dimension,
     DimensionStatistics,
     PooledRows,
     Prompt,
-    ReadingAgreement,
     Selection,
-    SelectionStability,
-    Verdict,
 )
+from workbench.study.certainty import Certainty, assess
 from workbench.study.settings import PRESETS, Settings, exam_items
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -57,11 +46,7 @@ class Findings:
     between: tuple[Comparison, ...]
     classifier: ClassifierReport
     masking: Criticality
-    verdicts: tuple[Verdict, ...]
-    controls: Mapping[str, float]
-    selections: tuple[SelectionStability, ...]
-    conditions: tuple[ConditionStability, ...]
-    readings: tuple[ReadingAgreement, ...]
+    certainty: Certainty
 
 
 def survey(
@@ -127,7 +112,12 @@ def investigate(
     progress: StageProgress | None,
     records: Path,
 ) -> Findings:
-    """All stages in order; what each took goes into `timings`, pooled rows to a file in `records`."""
+    """All stages in order; what each took goes into `timings`, pooled rows to a file in `records`.
+
+    Raises before the first stage where a domain has too few passages to be masked.
+    """
+    for split in ("identify", "test"):
+        sample_prompts(prompts, split, None)
     with timed(timings, "statistics"):
         statistics, rows = survey(model, prompts, settings, progress, records / ROWS)
         selected = select(rows, settings.k)
@@ -151,8 +141,8 @@ def investigate(
     with timed(timings, "masking"):
         masking = mask(model, prompts, dcds, settings, progress)
     with timed(timings, "verdicts"):
-        verdicts, controls = judge(rows, dcds, detectors, masking, settings)
-        selections, conditions, readings = stability(rows, settings)
+        step = _stage(progress, "labels")
+        certainty = assess(model, prompts, rows, dcds, detectors, masking, settings, step)
     return Findings(
         statistics=statistics,
         rows=rows,
@@ -162,40 +152,8 @@ def investigate(
         between=tuple(between),
         classifier=measured.classifier,
         masking=masking,
-        verdicts=verdicts,
-        controls=controls,
-        selections=selections,
-        conditions=conditions,
-        readings=readings,
+        certainty=certainty,
     )
-
-
-def judge(
-    rows: PooledRows,
-    dcds: Sequence[Dimension],
-    detectors: Sequence[Detector],
-    masking: Criticality,
-    settings: Settings,
-) -> tuple[tuple[Verdict, ...], dict[str, float]]:
-    """Sink, detector, both or neither: for the DCDs and for what masking ranks first, with the share of controls."""
-    needed = {domain: order[: settings.k] for domain, order in orders(masking)["zero"].items()}
-    measured = [masking.test[mode] for mode in ("zero", "mean") if mode in masking.test]
-    verdicts = find_verdicts(rows, dcds, masking=measured, detectors=detectors, also=needed, seed=settings.seed)
-    controls = detector_share(rows, {verdict.dimension for verdict in verdicts}, seed=settings.seed)
-    return tuple(verdicts), controls
-
-
-def stability(
-    rows: PooledRows, settings: Settings
-) -> tuple[tuple[SelectionStability, ...], tuple[ConditionStability, ...], tuple[ReadingAgreement, ...]]:
-    """How far the DCDs depend on the passages: bootstrap and permutations, split halves, and readings of the rule."""
-    selections = [
-        item
-        for selection in SELECTIONS
-        for item in selection_stability(rows, k=settings.k, selection=selection, seed=settings.seed)
-    ]
-    halves = split_half_stability(rows, k=settings.k, seed=settings.seed)
-    return tuple(selections), tuple(halves), tuple(reading_agreement(rows, k=settings.k))
 
 
 def mask(

@@ -14,15 +14,18 @@ from workbench.dimensions import dcd_frame, frequency_table, verdict_frame
 from workbench.dimensions.critical_tables import criticality_tables
 from workbench.dimensions.experiments import save_criticality
 from workbench.environment import library_versions, platform_facts
+from workbench.labels import label_curve, label_frame
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table, to_plain
 from workbench.runs import MASKING, comparison_frame, profile_frame, write_json
 from workbench.study.settings import PRESETS, Settings
 from workbench.study.stages import ROWS, Findings
 
+CERTAINTY = ("verdicts", "selections", "conditions", "readings", "labels")  # each a table of its own
+
 
 def write_records(folder: Path, findings: Findings) -> None:
-    """Write everything that figures and report are drawn from."""
+    """Write everything that figures and report are drawn from; what was not measured has no file."""
     save_statistics(findings.statistics, folder / "statistics.safetensors")
     save_pooled_rows(findings.rows, folder / ROWS)
     save_table(list(findings.dcds), folder / "dcds.json")
@@ -30,9 +33,11 @@ def write_records(folder: Path, findings: Findings) -> None:
     save_table(list(findings.comparisons), folder / "comparisons.json")
     save_table(list(findings.between), folder / "between_arms.json")
     write_json(folder / "classifier.json", findings.classifier)
-    for name in ("verdicts", "selections", "conditions", "readings"):
-        save_table(list(getattr(findings, name)), folder / f"{name}.json")
-    write_json(folder / "controls.json", findings.controls)
+    for name in CERTAINTY:
+        found = list(getattr(findings.certainty, name))
+        if found:
+            save_table(found, folder / f"{name}.json")
+    write_json(folder / "controls.json", findings.certainty.controls)
     save_criticality(findings.masking, folder / MASKING)
 
 
@@ -50,12 +55,19 @@ def write_tables(folder: Path, findings: Findings) -> None:
         .melt(id_vars="domain", var_name="dimension", value_name="frequency"),
         "profiles": profile_frame(findings.statistics, dimensions),
     }
-    tables |= {"verdicts": verdict_frame(findings.verdicts)}
-    for name in ("selections", "conditions", "readings"):
-        tables[name] = pd.DataFrame([to_plain(item) for item in getattr(findings, name)])
+    certainty = findings.certainty
+    frames = {"verdicts": verdict_frame(certainty.verdicts), "labels": label_frame(certainty.labels)}
+    frames |= {name: _frame(getattr(certainty, name)) for name in ("selections", "conditions", "readings")}
+    tables |= {name: frame for name, frame in frames.items() if not frame.empty}
+    if certainty.labels:
+        tables["label_curve"] = label_curve(certainty.labels)
     tables |= {f"masking_{name}": table for name, table in criticality_tables(findings.masking).items()}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _frame(records: Sequence[Any]) -> pd.DataFrame:
+    return pd.DataFrame([to_plain(item) for item in records])
 
 
 def manifest(
