@@ -63,6 +63,7 @@ def test_without_dimensions_it_ranks_and_tests_them(
         (("--passages", "1"), "at least 2 passages"),
         (("--dimensions", "5,16"), "out of range; this model has 0 to 15"),
         (("--dimensions", "a"), "cannot read dimensions 'a'"),
+        (("--dimensions", "7-5"), "range 7-5 of --dimensions is empty"),
         (("--exam", "builtin"), "there is no exam for model"),
         (("--exam", "missing.jsonl"), "missing.jsonl"),
     ],
@@ -81,7 +82,7 @@ def test_mistakes_are_one_line(
 
 
 def test_options_are_read() -> None:
-    assert read_dimensions("3, 17,4-6", 18) == [3, 4, 5, 6, 17]
+    assert read_dimensions("3, 17,4-6") == [3, 4, 5, 6, 17]
     assert read_modes("all") == ("zero", "mean", "resample")
     plan = read_plan("full", ("mean",), k=2, m=3, passages=5)
     assert (plan.modes, plan.exhaustive) == (("zero", "mean"), ("zero", "mean"))

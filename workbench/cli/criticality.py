@@ -58,11 +58,12 @@ def mask(
     plan = read_plan(path, modes, k=k, m=m, passages=passages)
     items = read_items(exam, settings)
     folder = None if out is None else check_folder(out)
+    chosen = None if dimensions is None else read_dimensions(dimensions)
     load_passages(settings)
+    output.no_other_bars()
     loaded = open_model(settings)
-    prompts = load_passages(settings, loaded)
-    chosen = None if dimensions is None else read_dimensions(dimensions, loaded.d_model)
-    work = Work(loaded, prompts, modes, plan, settings)
+    check_dimensions(chosen or [], loaded.d_model)
+    work = Work(loaded, load_passages(settings, loaded), modes, plan, settings)
     with output.progress_bars() as (stage, console):
         if chosen is None:
             tables, save = _experiment(work, items, stage, console.print)
@@ -117,18 +118,24 @@ def read_plan(path: str, modes: Sequence["MaskMode"], *, k: int, m: int, passage
     )
 
 
-def read_dimensions(text: str, d_model: int) -> list[int]:
-    """Numbers and ranges separated by commas, such as `3,17,40-47`; raises where one is no dimension of the model."""
+def read_dimensions(text: str) -> list[int]:
+    """Numbers and ranges separated by commas, such as `3,17,40-47`, in order and each once."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise ValueError(f"cannot read dimensions {text!r}; expected numbers and ranges such as 3,17,40-47")
+        if last and int(last) < int(first):
+            raise ValueError(f"range {part.strip()} of --dimensions is empty; give the smaller number first")
         found += range(int(first), int(last or first) + 1)
-    wrong = [dimension for dimension in found if dimension >= d_model]
-    if wrong or not found:
-        raise ValueError(f"dimension {wrong[:1] or text} is out of range; this model has 0 to {d_model - 1}")
     return sorted(set(found))
+
+
+def check_dimensions(dimensions: Sequence[int], d_model: int) -> None:
+    """Raise where one is no dimension of the model."""
+    wrong = [dimension for dimension in dimensions if dimension >= d_model]
+    if wrong:
+        raise ValueError(f"dimension {wrong[0]} is out of range; this model has 0 to {d_model - 1}")
 
 
 def read_items(exam: str, settings: "Settings") -> list["ChoiceItem"]:

@@ -1,9 +1,22 @@
 """`workbench verdict`: sink or detector, with the evidence."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADS = {  # of the printed table, which is to fit into 80 columns; the CSV file has the full names
+    "dimension": "dim",
+    "share_first": "first",
+    "share_delimiter": "delimiter",
+    "control_share": "control",
+    "cost_zero": "zero",
+    "cost_mean": "mean",
+}
 
 
 def verdict(
@@ -36,7 +49,7 @@ def verdict(
 ) -> None:
     """Judge every massive or domain-critical dimension: sink, detector, both or neither."""
     from workbench.cli import jobs, output
-    from workbench.dimensions import Rule, detector_share, find_dcds, find_verdicts, verdict_frame, verdict_summary
+    from workbench.dimensions import Rule, detector_share, find_dcds, find_verdicts, verdict_frame
     from workbench.dimensions.massive import criterion_named
     from workbench.records import SELECTIONS, load_masking
     from workbench.study import Settings, load_passages, open_model, survey
@@ -55,12 +68,17 @@ def verdict(
     dcds = [dcd for selection in SELECTIONS for dcd in find_dcds(rows, k=k, selection=selection)]
     found = find_verdicts(rows, dcds, masking=results, rule=Rule(criterion=criterion), seed=seed)
     frame = verdict_frame(found)
-    shown = ["domain", "dimension", "verdict", "share_first", "share_delimiter", "constancy", "auroc", "low", "high"]
-    shown += ["control_share", "cost_zero", "cost_mean"] if results else ["control_share"]
-    typer.echo(frame[shown].round(3).to_string(index=False))
+    typer.echo(_shown(frame, bool(results)))
     share = detector_share(rows, {item.dimension for item in found}, seed=seed)
-    counts = verdict_summary(found)["counts"]
-    typer.echo(f"\n{counts}; of other dimensions, {sum(share.values()) / len(share):.0%} reach the AUROC of a detector")
+    counts = ", ".join(f"{n} {name}" for name, n in Counter(item.verdict for item in found).most_common())
+    typer.echo(f"\n{counts}\nof other dimensions, {sum(share.values()) / len(share):.0%} reach the AUROC of a detector")
     if out is not None:
         jobs.write_table(frame, out)
         typer.echo(f"table: {out}")
+
+
+def _shown(frame: "pd.DataFrame", has_costs: bool) -> str:
+    shown = ["domain", "dimension", "verdict", "share_first", "share_delimiter", "constancy", "auroc", "low", "high"]
+    shown += ["control_share", "cost_zero", "cost_mean"] if has_costs else ["control_share"]
+    decimals = {name: 3 if name.startswith("cost") else 2 for name in shown}
+    return frame[shown].round(decimals).rename(columns=HEADS).to_string(index=False)
