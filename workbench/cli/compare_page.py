@@ -1,5 +1,6 @@
 """The report of a comparison: one page with the plan, the phrases, the figures and the tables."""
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -113,7 +114,38 @@ def _trade_offs(outcomes: Outcomes, figures: Path) -> str:
             "alike, as far as means tell; intervals are in the figure above.",
             figures,
         )
-    return body + _frame(outcomes.frames["fronts"], "Points on the front and hypervolume per arm")
+    body += _frame(outcomes.frames["fronts"], "Points on the front and hypervolume per arm")
+    return body + _breakage(outcomes.frames["damage"])
+
+
+def _breakage(frame: pd.DataFrame) -> str:
+    """Per task, one row per arm and budget and one column per measure: the change, marked where it is shown."""
+    if not len(frame):
+        return ""
+    text = (
+        "What every arm breaks, as a change against the unsteered model: on neutral text (KL, top-1 agreement), in "
+        "what it writes (loss of its text under the unsteered model in nats per token, repetition, loops, distinct "
+        "bigrams, compression ratio, length in tokens), and on other domains where the task has some. Several, because "
+        "one is blind. A star marks a change whose 95 % interval has no zero; these many intervals are not adjusted "
+        "for one another. tables/damage.csv holds values and intervals."
+    )
+    body = f"<h3>Damage</h3><p>{escape(text)}</p>"
+    for task in dict.fromkeys(frame.task):
+        own = frame[frame.task == task]
+        measures = list(dict.fromkeys(own.measure))
+        rows = []
+        for (arm, budget, level), found in own.groupby(["arm", "budget", "level"], sort=False):
+            cells = {row.measure: _change(row.difference, row.low, row.high) for row in found.itertuples()}
+            at = "" if budget == "none" else f"{budget} {level:g}"
+            rows.append([str(arm), at, *(cells.get(measure, "") for measure in measures)])
+        body += table_html(["arm", "budget", *measures], rows, label=f"Damage on {task}")
+    return body
+
+
+def _change(difference: Any, low: Any, high: Any) -> str:
+    if not math.isfinite(difference):
+        return ""
+    return f"{number(float(difference))}{' *' if low > 0 or high < 0 else ''}"
 
 
 def _forests(prepared: Prepared, outcomes: Outcomes, figures: Path) -> str:

@@ -69,7 +69,7 @@ def _means(found: Sequence[Mapping[str, Any]], measure: str) -> dict[str, float]
     return {unit: float(np.mean(values)) for unit, values in gathered.items()}
 
 
-def _paired(own: Mapping[str, float], base: Mapping[str, float], seed: int) -> list[float]:
+def _paired(own: Mapping[str, float], base: Mapping[str, float], seed: int) -> list[float | int]:
     shared = [unit for unit in own if unit in base]
     differences = np.array([own[unit] - base[unit] for unit in shared])
     mean = float(differences.mean()) if shared else math.nan
