@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import choices, contrastive, dials, refusal, style_heads
+from experiments import choices, contrastive, dials, refusal, rotations, style_heads
 from experiments.pages import DOCS
 from workbench.models import load_model
 
@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "dials": dials.main,
     "style_heads": style_heads.main,
     "contrastive": contrastive.main,
+    "rotations": rotations.main,
 }
 
 
@@ -31,9 +32,10 @@ def main() -> None:
     model = load_model(arguments.model)
     docs = DOCS
     if arguments.quick:
-        docs = Path(tempfile.mkdtemp(prefix="experiments-"))
-        for page in DOCS.glob("*.md"):
-            shutil.copy(page, docs)
+        docs = Path(tempfile.mkdtemp(prefix="experiments-")) / DOCS.name
+        docs.mkdir()
+        for page in (*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")):
+            shutil.copy(page, docs if page.parent == DOCS else docs.parent)
     names = list(EXPERIMENTS) if "all" in arguments.names else arguments.names
     for name in names:
         start = time.process_time()

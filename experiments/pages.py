@@ -24,14 +24,19 @@ def write_results(name: str, model: HookedModel, results: Mapping[str, Any], *, 
     return path
 
 
-def write_section(page: str, name: str, text: str, model: HookedModel, *, docs: Path = DOCS) -> Path:
-    """Replace what stands between the marks of a page, or append it; the page itself must exist."""
+def write_section(
+    page: str, name: str, text: str, model: HookedModel, *, docs: Path = DOCS, results: str = "results"
+) -> Path:
+    """Replace what stands between the marks of a page, or append it; the page itself must exist.
+
+    `results` is the folder of the numbers, as seen from the page.
+    """
     path = docs / f"{page}.md"
     before, _, rest = path.read_text(encoding="utf-8").partition("<!-- results:")
     after = rest.partition(END)[2]
     source = (
         f"On the {model.name} model (fingerprint `{model.fingerprint[:12]}`), test split. Brackets are 95 % intervals. "
-        f"Numbers: [`results/{name}.json`](results/{name}.json)."
+        f"Numbers: [`{results}/{name}.json`]({results}/{name}.json)."
     )
     lines = [before.rstrip(), "", BEGIN.format(name), "", "## Results", "", source, "", text.strip(), "", END]
     path.write_text("\n".join(lines) + after.rstrip() + "\n", encoding="utf-8")
