@@ -80,5 +80,5 @@ def verdict(
 def _shown(frame: "pd.DataFrame", has_costs: bool) -> str:
     shown = ["domain", "dimension", "verdict", "share_first", "share_delimiter", "constancy", "auroc", "low", "high"]
     shown += ["control_share", "cost_zero", "cost_mean"] if has_costs else ["control_share"]
-    decimals = {name: 3 if name.startswith("cost") else 2 for name in shown}
-    return frame[shown].round(decimals).rename(columns=HEADS).to_string(index=False)
+    shorter = {name: [f"{value:.{3 if 'cost' in name else 2}f}" for value in frame[name]] for name in shown[3:]}
+    return frame.assign(**shorter).to_string(index=False, columns=shown, header=[HEADS.get(n, n) for n in shown])

@@ -69,9 +69,9 @@ def export_figures(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"several figures have the name {', '.join(twice)}; file names must differ")
+    printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
     folder.mkdir(parents=True, exist_ok=True)
     obstacle = export_obstacle()
-    printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
     formats = () if obstacle else VECTOR_AND_RASTER
     paths = [path for drawing in drawings for path in _write_data(drawing, folder)]
     if formats:
