@@ -1,5 +1,6 @@
 """`workbench card`: one dimension card as one HTML file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def card(
             loaded = load_model(model)
             longest = min(1500, loaded.context_length - 1)
             prompts = load_corpus(corpus, seed=seed, limit=passages, max_characters=longest)
+            _check(dimension, loaded.d_model, domain, sorted({prompt.domain for prompt in prompts}))
             chosen = [dimension]
             material = from_model(
                 loaded, prompts, dimensions=chosen, seed=seed, progress=lambda done, total: stage("card", done, total)
@@ -42,3 +44,11 @@ def card(
     made = dimension_card(material, dimension, domain, layer)
     write_whole(out, card_page(made))
     typer.echo(f"dimension {dimension} in {domain}, layer {made.layer}: {out}")
+
+
+def _check(dimension: int, d_model: int, domain: str, domains: Sequence[str]) -> None:
+    """Raise for a dimension or a domain that does not exist, before activations are collected."""
+    if not 0 <= dimension < d_model:
+        raise ValueError(f"dimension {dimension} is out of range; this model has 0 to {d_model - 1}")
+    if domain not in domains:
+        raise ValueError(f"unknown domain {domain!r}; choose one of {', '.join(domains)}")
