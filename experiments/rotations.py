@@ -187,6 +187,8 @@ def rotation_section(results: dict[str, Any]) -> str:
     groups: dict[str, list[str]] = {"better": [], "worse": [], "not told apart from": []}
     for row in found:
         shown = "better" if row["low"] > 0.5 else "worse" if row["high"] < 0.5 else "not told apart from"
+        if row["better"] != row["better"]:  # NaN: some budget was reached in no basis
+            continue
         groups[shown].append(row["measure"])
     lines = [
         "### Is the coordinate basis special?",

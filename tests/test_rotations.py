@@ -30,6 +30,7 @@ def test_every_measure_is_there_in_every_basis_and_planted_coordinates_win(score
         assert found["coordinate", domain, "discriminative"] > found["rotation 0", domain, "discriminative"]
     frame = basis_frame(scores).set_index("measure")
     assert frame.loc["discriminative", "better"] == 1.0
+    assert np.isnan(frame.loc["CDS", "low"]) == any(np.isnan(v) for (*_, m), v in found.items() if m == "CDS")
     assert np.isfinite(frame.loc["passage AUROC", ["coordinate", "rotated"]].to_numpy(dtype=float)).all()
 
 

@@ -115,12 +115,28 @@ def basis_frame(scores: Sequence[BasisScore], *, n_resamples: int = 2000, seed: 
             for _ in range(n_resamples if np.isfinite(wins).all() else 0)
         ]
         low, high = np.quantile(shares, [0.025, 0.975]) if shares else (np.nan, np.nan)
-        means = np.nanmean(others, axis=0)
+        means = np.array([_known_mean(column) for column in others.T])
         rows.append(
-            [measure, np.nanmean(own), means.mean(), means.min(), means.max(), np.nanmean(wins), low, high, n_rotations]
+            [
+                measure,
+                _known_mean(own),
+                means.mean(),
+                means.min(),
+                means.max(),
+                _known_mean(wins),
+                low,
+                high,
+                n_rotations,
+            ]
         )
     names = ["measure", "coordinate", "rotated", "lowest", "highest", "better", "low", "high", "n_rotations"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _known_mean(values: Float[np.ndarray, "..."]) -> float:
+    """Mean without NaN; NaN where nothing is known."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 # --- activations in every basis ---------------------------------------------------------------------------------------
