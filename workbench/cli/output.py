@@ -91,8 +91,11 @@ def print_overview(dcds: Sequence[Dimension]) -> None:
 
 
 def print_detectors(detectors: Sequence[Detector]) -> None:
-    """The labelled detectors, the best of each domain first."""
+    """The labelled detectors, the best of each domain first; a dimension stands once, at its best layer."""
     labelled = [detector for detector in detectors if detector.label != "unlabelled"]
+    best: dict[tuple[str, int], Detector] = {}
+    for detector in sorted(labelled, key=lambda one: -one.auroc):
+        best.setdefault((detector.domain, detector.dimension), detector)
     rows = [
         (
             detector.domain,
@@ -103,7 +106,7 @@ def print_detectors(detectors: Sequence[Detector]) -> None:
             "  ".join(_visible(context.token) for context in detector.top_tokens[:N_TOKENS]),
         )
         for domain in dict.fromkeys(detector.domain for detector in labelled)
-        for detector in sorted((d for d in labelled if d.domain == domain), key=lambda d: -d.auroc)[:N_DETECTORS]
+        for detector in [one for (where, _), one in best.items() if where == domain][:N_DETECTORS]
     ]
     columns = ("domain", "layer", "dimension", "label", "AUROC on held-out text", "top tokens")
     _print_table(f"Detectors: {len(labelled)} of {len(detectors)} labelled, the best of each domain", columns, rows)
