@@ -134,8 +134,10 @@ def _breakage(frame: pd.DataFrame) -> str:
         own = frame[frame.task == task]
         measures = list(dict.fromkeys(own.measure))
         rows = []
-        for (arm, budget, level), found in own.groupby(["arm", "budget", "level"], sort=False):
-            cells = {row.measure: _change(row.difference, row.low, row.high) for row in found.itertuples()}
+        for arm, budget, level in dict.fromkeys(zip(own.arm, own.budget, own.level, strict=True)):
+            found = own.loc[(own.arm == arm) & (own.budget == budget) & (own.level == level)]
+            changes = zip(*(found[name].tolist() for name in ("measure", "difference", "low", "high")), strict=True)
+            cells = {measure: _change(*change) for measure, *change in changes}
             at = "" if budget == "none" else f"{budget} {level:g}"
             rows.append([str(arm), at, *(cells.get(measure, "") for measure in measures)])
         body += table_html(["arm", "budget", *measures], rows, label=f"Damage on {task}")
