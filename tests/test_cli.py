@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import workbench
-from workbench import study
 from workbench.cli import jobs, run
 from workbench.models import ModelError
+from workbench.study import settings, stages
 
 
 class Outcome(NamedTuple):
@@ -148,6 +148,8 @@ SMALL: dict[str, tuple[tuple[str, ...], str]] = {
     "artefact missing": (("steer", "x", "--artefact", "none.safetensors"), "none.safetensors"),
     "no run": (("figures", "nowhere"), "no run folder nowhere"),
     "unknown flag": (("study", "--colour"), "--colour"),
+    "negative temperature": (("steer", "x", "--domain", "law", "--temperature", "-1"), "--temperature is -1"),
+    "strength of no size": (("steer", "x", "--domain", "law", "--strength", "nan"), "--strength is nan"),
     "unknown command": (("fnid",), "fnid"),
     "missing argument": (("steer",), "prompt"),
     "not a number": (("find", "--k", "many"), "--k"),
@@ -229,7 +231,7 @@ def test_an_interrupt_leaves_no_run(
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "measure_steering", interrupt)
+    monkeypatch.setattr(stages, "measure_steering", interrupt)
     outcome = command("study", *on_tiny, "--quick", "--out", "runs/study")
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "workbench: interrupted; nothing was written"
@@ -301,7 +303,7 @@ def test_study_prints_what_was_found_and_figures_redraws_it(
     drawn = [Path("runs/tiny/report.html"), *Path("runs/tiny/figures").iterdir()]
     for path in drawn:
         path.unlink()
-    monkeypatch.setattr(study, "load_model", None)
+    monkeypatch.setattr(settings, "load_model", None)
     redrawn = command("figures", "runs/tiny")
     assert redrawn.code == 0, redrawn
     assert all(path.is_file() for path in drawn)

@@ -1,5 +1,6 @@
 """What the commands do, apart from reading options: composed from the library, with its heavy imports at the top."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,10 @@ class SteerOptions:
             raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
         if self.max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
+        if not math.isfinite(self.strength):
+            raise ValueError(f"--strength is {self.strength}; give a finite number, such as 2 or -1.5")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"--temperature is {self.temperature}; give 0 for greedy text, or more")
         read_selection(self.selection)
         if self.scope is not None:
             read_scope(self.scope)
