@@ -80,7 +80,8 @@ def test_test_passages_are_never_looked_at() -> None:
 def test_text_without_known_features_belongs_nowhere() -> None:
     classifier = fit_classifier(prompts("law", "code"))
     assert classifier.predict(["", "§§§", "the court shall"]) == ["", "", "law"]
-    assert classifier.accuracy(["", "the court shall", "the court shall pay"], ["code", "law", "law"]) == pytest.approx(2 / 3)
+    texts = ["", "the court shall", "the court shall pay"]
+    assert classifier.accuracy(texts, ["code", "law", "law"]) == pytest.approx(2 / 3)
 
 
 def test_saved_and_loaded_is_the_same_to_the_rounding(tmp_path: Path) -> None:
