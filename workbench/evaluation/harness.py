@@ -184,7 +184,7 @@ def evaluate_harness(
         raise HarnessError("no task to evaluate; name at least one, such as arc_easy")
     if chat and not model.tokenizer.chat_template:
         raise HarnessError(f"{model.name} has no chat template; leave chat out")
-    from lm_eval import evaluator
+    from lm_eval import evaluator  # pyright: ignore[reportMissingImports]
 
     simple_evaluate: Any = evaluator.simple_evaluate
     count = _Count()
@@ -222,7 +222,7 @@ def _result(results: Mapping[str, Mapping[str, Any]], count: _Count) -> HarnessR
 
 def _task_manager(tasks: Sequence[str], include: str | Path | None) -> Any:
     """The harness's own task index is only read where the folder does not hold every task that is asked for."""
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     if include is not None:
         if not Path(include).is_dir():
@@ -256,8 +256,8 @@ def _hub(*, is_allowed: bool) -> Iterator[None]:
 
 def _language_model(runner: _Runner) -> Any:
     """The harness takes subclasses of its own class only; everything is done by the runner."""
-    from lm_eval import utils
-    from lm_eval.api.model import LM
+    from lm_eval import utils  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
     class Steered(LM):
         """Requests of the harness, answered by a runner."""
