@@ -93,7 +93,7 @@ def subject_of(item: DialItem) -> str:
     return item.correct + item.wrong if "gave" in item.prompt else item.correct
 
 
-def test_dial(
+def flip_rates(
     model: HookedModel, steering: Steering, items: Sequence[DialItem]
 ) -> tuple[Interval, Interval, Interval, Interval]:
     """Shares that say the correct answer unsteered, at +1, and the wrong one at -1; KL over the other tokens."""
@@ -129,10 +129,10 @@ def fit_and_test(
     if flipped_both_ways(report) < GOAL:
         bare = replace(objective, faithfulness=0.0, minimality=0.0)
         free = flipped_both_ways(METHODS[method].fit(model, train, objective=bare)[1])
-    unsteered, up, down, kl = test_dial(model, fitted, test)
+    unsteered, up, down, kl = flip_rates(model, fitted, test)
     elsewhere = None
     if fitted.prompt_length is None and len(others) > 1:
-        elsewhere = test_dial(model, fitted, others)[1:3]
+        elsewhere = flip_rates(model, fitted, others)[1:3]
     values = next(value for value in vars(fitted).values() if isinstance(value, torch.Tensor))
     return fitted, DialResult(
         task, method, len(train), values.numel(), report, unsteered, up, down, kl, fitted.share_nonzero, elsewhere, free
@@ -150,7 +150,7 @@ def kept_curve(
         order = torch.randperm(n_all, generator=torch.Generator().manual_seed(n))
         dealt = ActivationScaling(top.alpha.flatten()[order].view_as(top.alpha), top.site_names)
         for kind, steering in (("largest", top), ("dealt at random", dealt)):
-            _, up, down, _ = test_dial(model, steering, test)
+            _, up, down, _ = flip_rates(model, steering, test)
             rows.append({"kept": n, "which": kind, "flips_up": up.mean, "flips_down": down.mean})
     return rows
 

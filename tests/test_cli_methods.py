@@ -1,39 +1,21 @@
 """`workbench fit`, `layers` and `heads`: every method can be fitted, saved and used, and mistakes are one line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pytest
 
-from workbench.cli import run
+from tests.command import Command, command_line
 from workbench.cli.jobs import DOMAIN_METHODS
 from workbench.cli.method_jobs import METHODS
 from workbench.evaluation.methods import METHOD_KINDS
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as stop:
-            run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
-
-    return call
+    return command_line(capsys)
 
 
 def lines(path: Path, rows: list[dict[str, str]]) -> Path:

@@ -38,7 +38,6 @@ from workbench.steering.critical import CriticalDimensionSteering
 from workbench.steering.dial_items import (
     CCC_TEMPLATE,
     IOI_TEMPLATE,
-    behaviour_items,
     builtin_items,
     ccc_items,
     ioi_items,
@@ -122,7 +121,6 @@ __all__ = [
     "StyleHeads",
     "UnitSelection",
     "Where",
-    "behaviour_items",
     "builtin_items",
     "builtin_personas",
     "candidate_directions",

@@ -11,11 +11,11 @@ keeps the items that fit a model, so that the same task serves models with diffe
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from workbench.behaviours import BehaviourItem, load_behaviours
+from workbench.behaviours import load_behaviours
 from workbench.models import HookedModel
 from workbench.records import SPLITS
 from workbench.steering._base import SteeringError
@@ -68,11 +68,6 @@ def _name_pairs(split: str) -> list[tuple[str, str]]:
             return sorted((min(pair), max(pair)) for pair in pairs)
         earlier |= pairs
     raise SteeringError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
-
-
-def behaviour_items(items: Iterable[BehaviourItem]) -> tuple[DialItem, ...]:
-    """Shipped test items as dial items: the first answer is correct, the first distractor wrong."""
-    return tuple(DialItem(item.prompt, item.answers[0], item.distractors[0]) for item in items)
 
 
 def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: int = 0) -> tuple[DialItem, ...]:
