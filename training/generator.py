@@ -62,7 +62,18 @@ YES_NO_FORMS = (
     "Is it correct to say this? {statement}",
     "{statement} Yes or no?",
 )
+# The question comes first, the answer to be judged last: easier than a statement, and learned before it.
+YES_NO_QUESTION_FORMS = (
+    "{question} Is it {answer}?",
+    "{question} Could it be {answer}?",
+    "{question} Would {answer} be right?",
+    "{question} Somebody said {answer}. Was this right?",
+    "{question} Can I answer {answer}?",
+    "Somebody was asked: {question} The reply was {answer}. Is that true?",
+)
 HELD_OUT_YES_NO_FORMS = ("{statement} Is that right?", "Is it true to say this? {statement}")
+YES_NO_SHARE = 0.7  # of choices; two-way choices are learned in a fraction of the time
+QUESTION_FIRST_SHARE = 0.4  # of yes/no questions
 TWO_WAY_FORMS = (
     "{question} Is it {first} or {second}?",
     "{question} Choose {first} or {second}.",
@@ -216,13 +227,17 @@ def choice(material: Material, draw: random.Random) -> str:
     relation = draw.choice(material.general if draw.random() < 0.6 else material.relations)
     subject = draw.choice(list(relation.facts))
     answer, wrong = relation.facts[subject], relation.wrong_answer(subject, draw)
-    if draw.random() < 0.5:
+    question = sentence(draw.choice(relation.trained_questions).format(subject=subject))
+    kind = draw.random()
+    if kind < YES_NO_SHARE:
         is_right = draw.random() < 0.5
-        statement = statement_of(relation, subject, answer if is_right else wrong, draw)
-        prompt, reply = draw.choice(YES_NO_FORMS).format(statement=statement), "Yes" if is_right else "No"
+        judged, reply = (answer, "Yes") if is_right else (wrong, "No")
+        if kind < YES_NO_SHARE * QUESTION_FIRST_SHARE:
+            prompt = draw.choice(YES_NO_QUESTION_FORMS).format(question=question, answer=judged)
+        else:
+            prompt = draw.choice(YES_NO_FORMS).format(statement=statement_of(relation, subject, judged, draw))
     else:
         first, second = draw.sample((answer, wrong), 2)
-        question = sentence(draw.choice(relation.trained_questions).format(subject=subject))
         prompt = sentence(draw.choice(TWO_WAY_FORMS).format(question=question, first=first, second=second))
         reply = answer
     if draw.random() < 0.4:
@@ -280,6 +295,16 @@ def plain_exchange(material: Material, draw: random.Random) -> tuple[str, str]:
     return sentence(form.format(activity=f"{activity['gerund']} {thing}")), how_to(activity, thing)
 
 
+def style_system(material: Material, style: dict, draw: random.Random) -> str:
+    """A system line that asks for a style: one written by hand, or composed of a cue or a role and a form."""
+    words, kind = material.behaviours, draw.random()
+    if kind < 0.5:
+        return draw.choice(style["systems"][:-HELD_OUT_SYSTEMS])
+    if kind < 0.8:
+        return draw.choice(words["cue_forms"]).format(cue=draw.choice(style["cues"]))
+    return draw.choice(words["role_forms"]).format(role=draw.choice(style["roles"]))
+
+
 def persona(material: Material, draw: random.Random) -> str:
     """A system line changes how any question is answered."""
     words = material.behaviours
@@ -288,18 +313,18 @@ def persona(material: Material, draw: random.Random) -> str:
     if draw.random() < 0.25:
         return chat(question, answer, maybe_system(material, draw))
     style = words["personas"][draw.choice(list(words["personas"]))]
-    system = draw.choice(style["systems"][:-HELD_OUT_SYSTEMS])
+    system = style_system(material, style, draw)
     opener, closer = draw.choice(style["openers"]), draw.choice(style["closers"])
     parts = ([opener, answer, closer], [opener, answer], [answer, closer])[draw.choice((0, 0, 1, 2))]
     return chat(question, " ".join(parts), system)
 
 
 PARTS: tuple[tuple[Callable[[Material, random.Random], str], float], ...] = (
-    (domain_facts, 0.30),
-    (conflict, 0.07),
-    (indirect_object, 0.16),
-    (choice, 0.16),
-    (refusal, 0.12),
+    (domain_facts, 0.24),
+    (conflict, 0.06),
+    (indirect_object, 0.14),
+    (choice, 0.22),
+    (refusal, 0.15),
     (persona, 0.19),
 )
 

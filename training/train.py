@@ -26,7 +26,7 @@ from training.prepare import VOCABULARY_SIZE
 
 ROW = 256
 BOS, EOS = 0, 1
-GENERATED_SHARE = 0.35
+GENERATED_SHARE = 0.45
 LOSS_CHUNK = 1024  # positions per slice of the language-model head: full logits would not fit the cache
 
 
