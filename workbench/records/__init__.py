@@ -1,0 +1,97 @@
+"""The nouns of the workbench: frozen values that flow between its parts, checked when they are made.
+
+Nothing here knows a model, a file format of somebody else, or a figure. Arrays are NumPy on the analysis side and torch
+on the model side. Everybody imports from here; the modules below group what belongs together.
+"""
+
+from workbench.records.criticality import MASK_MODES, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode
+from workbench.records.detectors import (
+    ENDS,
+    SELECTIONS,
+    VERDICTS,
+    Detector,
+    Dimension,
+    End,
+    LabelScore,
+    Selection,
+    TokenContext,
+    Verdict,
+    VerdictName,
+)
+from workbench.records.saving import (
+    FORMAT_VERSION,
+    RecordError,
+    load_arrays,
+    load_choice_masking,
+    load_masking,
+    load_pooled_rows,
+    load_statistics,
+    load_table,
+    save_arrays,
+    save_choice_masking,
+    save_masking,
+    save_pooled_rows,
+    save_statistics,
+    save_table,
+    to_plain,
+)
+from workbench.records.stability import BasisScore, ConditionStability, ReadingAgreement, SelectionStability
+from workbench.records.statistics import Activations, DimensionStatistics, PooledRows, TokenColumns, TopTokens
+from workbench.records.steering import BudgetKind, Comparison, Contrast, Damage, Outcome, StrengthCurve
+from workbench.records.text import SPLITS, Pair, Prompt, Site, SiteKind, Split, Tokens
+
+__all__ = [
+    "ENDS",
+    "FORMAT_VERSION",
+    "MASK_MODES",
+    "SELECTIONS",
+    "SPLITS",
+    "VERDICTS",
+    "Activations",
+    "BasisScore",
+    "BudgetKind",
+    "ChoiceItem",
+    "ChoiceMasking",
+    "Comparison",
+    "ConditionStability",
+    "Contrast",
+    "Damage",
+    "Detector",
+    "Dimension",
+    "DimensionStatistics",
+    "End",
+    "LabelScore",
+    "MaskMode",
+    "MaskingResult",
+    "Outcome",
+    "Pair",
+    "PooledRows",
+    "Prompt",
+    "ReadingAgreement",
+    "RecordError",
+    "Selection",
+    "SelectionStability",
+    "Site",
+    "SiteKind",
+    "Split",
+    "StrengthCurve",
+    "TokenColumns",
+    "TokenContext",
+    "Tokens",
+    "TopTokens",
+    "Verdict",
+    "VerdictName",
+    "load_arrays",
+    "load_choice_masking",
+    "load_masking",
+    "load_pooled_rows",
+    "load_statistics",
+    "load_table",
+    "save_arrays",
+    "save_choice_masking",
+    "save_masking",
+    "save_pooled_rows",
+    "save_statistics",
+    "save_table",
+    "to_plain",
+]
