@@ -98,7 +98,7 @@ def test_shipped_passages_have_30_to_80_tokens() -> None:
 
 def test_passages_are_read_from_a_zipped_package(tmp_path: Path) -> None:
     package = Path(workbench.__file__).parent
-    for part in ("__init__.py", "records", "corpus.py", "builtin/passages"):
+    for part in ("__init__.py", "records", "corpus", "builtin/passages"):
         copy = shutil.copytree if (package / part).is_dir() else shutil.copy
         (tmp_path / "tree/workbench" / part).parent.mkdir(parents=True, exist_ok=True)
         copy(package / part, tmp_path / "tree/workbench" / part)

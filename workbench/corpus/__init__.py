@@ -1,0 +1,32 @@
+"""Domain corpora and contrast pairs, from what ships, from text files, JSON lines and Hugging Face datasets.
+
+Every source becomes the same list of `Prompt`: long documents cut into passages, repeated passages dropped, each domain
+split into *identify*, *tune* and *test*.
+"""
+
+from workbench.corpus.documents import CorpusError
+from workbench.corpus.loading import (
+    BUILTIN_DOMAINS,
+    NEUTRAL,
+    corpus_hash,
+    load_corpus,
+    load_hf_dataset,
+    load_pairs,
+    neutral_prompts,
+)
+from workbench.corpus.passages import IDENTIFY_SHARE, MINIMUM_PASSAGES, TUNE_SHARE, cut_passages
+
+__all__ = [
+    "BUILTIN_DOMAINS",
+    "IDENTIFY_SHARE",
+    "MINIMUM_PASSAGES",
+    "NEUTRAL",
+    "TUNE_SHARE",
+    "CorpusError",
+    "corpus_hash",
+    "cut_passages",
+    "load_corpus",
+    "load_hf_dataset",
+    "load_pairs",
+    "neutral_prompts",
+]
