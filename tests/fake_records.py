@@ -1,6 +1,7 @@
 """Made-up records of the shape that a study writes: three massive dimensions everywhere, a few own ones per domain."""
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from workbench.records import (
     SELECTIONS,
     Comparison,
+    Damage,
     Detector,
     Dimension,
     DimensionStatistics,
@@ -254,3 +256,19 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
+
+
+def fake_damages(task: str = "domain-loss/law", level: float = 0.1) -> list[Damage]:
+    """Two methods and two controls: cds breaks nothing that shows, noise everything; one measure has no interval."""
+    measures = (("KL", "nats per token", "up"), ("top-1 agreement", "fraction", "down"), ("length", "tokens", ""))
+    found = []
+    for arm, change in (("cds", 0.01), ("austeer", 0.04), ("random-k", 0.01), ("noise", 0.08)):
+        role = "method" if arm in ("cds", "austeer") else "control"
+        for measure, unit, worse in measures:
+            mean = -change if worse == "down" else change
+            head = (task, arm, role, "kl", level, measure, unit, worse)
+            found.append(Damage(*head, 1 + mean, 1.0, mean, mean - 0.02, mean + 0.02, 12))
+        head = (task, arm, role, "kl", level, "distinct bigrams", "fraction", "down")
+        found.append(Damage(*head, 0.5 - change, 0.5, -change, math.nan, math.nan, 1))
+    wish = (task, "prompt-only", "control", "none", 0.0, "length", "tokens", "")
+    return [*found, Damage(*wish, 9.0, 8.0, 1.0, 0.5, 1.5, 12)]

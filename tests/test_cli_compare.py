@@ -71,7 +71,14 @@ def write_spec(tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     data = tmp_path / "items.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
 
-    def write(*methods: str, k: int = 3, extra: str = "", model: Path | str = tiny_model_folder) -> Path:
+    def write(
+        *methods: str, k: int = 3, extra: str = "", model: Path | str = tiny_model_folder, splits: str = ""
+    ) -> Path:
+        """With `splits` the items get these splits in turn: i, t or T for identify, tune, test."""
+        if splits:
+            words = {"i": "identify", "t": "tune", "T": "test"}
+            changed = [{**row, "split": words[splits[index % len(splits)]]} for index, row in enumerate(rows)]
+            data.write_text("\n".join(map(json.dumps, changed)) + "\n", encoding="utf-8")
         path = tmp_path / "spec.toml"
         names = ", ".join(f'"{name}"' for name in methods)
         path.write_text(SPEC.format(methods=names, k=k, extra=extra, model=model, data=data), encoding="utf-8")
@@ -102,9 +109,11 @@ def test_it_runs_goes_on_without_repeating_and_refuses_another_specification(
     assert again.code == 0, again.err
     assert {path for path, stamp in stamps(folder).items() if stamp != done[path]} == set(lost)
     assert {path.name: path.read_bytes() for path in (folder / "tables").iterdir()} == tables
-    other = command("compare", write_spec("cds", k=4), "--out", folder)
-    assert other.code == 2
-    assert "another specification" in other.err
+    for changed in (write_spec("cds", k=4), write_spec("cds", k=4, model="nowhere/at-all")):
+        other = command("compare", changed, "--out", folder)
+        assert (other.code, other.out) == (2, "")  # refused before a model is loaded or a plan printed
+        assert "another specification" in other.err
+    assert (folder / "figures" / "damage-items-items.html").is_file()
     check_damage(pd.read_csv(folder / "tables" / "damage.csv"), folder)
 
 
@@ -128,6 +137,10 @@ def check_damage(table: pd.DataFrame, folder: Path) -> None:
         (("cds",), {"extra": "metods = 1"}, "unknown key 'metods'"),
         (("caa",), {}, "unknown method 'caa'; choose one of cds"),
         (("cds",), {"model": "nowhere/at-all"}, "nowhere/at-all"),
+        (("cds", "cds"), {}, "duplicate cells; list it once"),
+        (("cds",), {"extra": "[[tasks]]\nkind = 'facts'\n[[tasks]]\nkind = 'facts'"}, "duplicate cells; list it once"),
+        (("cds",), {"splits": "it"}, "has no test items (splits present: identify, tune)"),
+        (("cds",), {"splits": "itt" * 9 + "itT"}, "has 1 test item(s) of a single subject, which give no interval"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -141,6 +154,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     outcome = command("compare", write_spec(*methods, **options), "--out", tmp_path / "run")
     assert outcome.code == 2
     assert message in outcome.err
+    assert outcome.out == ""
     assert len(outcome.err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -19,6 +19,7 @@ from tests.fake_records import (
     HOSTILE,
     LEVELS,
     fake_comparisons,
+    fake_damages,
     fake_detectors,
     fake_statistics,
     massive,
@@ -50,6 +51,7 @@ from workbench.figures import (
     token_words,
     write_figure,
 )
+from workbench.figures.damage import damage_figure
 from workbench.figures.effects import is_measured, shows_difference
 from workbench.figures.frequencies import block_order
 from workbench.figures.magnitudes import outer_envelope
@@ -73,6 +75,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "effect": lambda: effect_figure(fake_comparisons(), LOSS),
     "forest": lambda: forest_figure(fake_comparisons(), 0.1, LOSS),
     "difference": lambda: difference_figure(fake_comparisons(), 0.1, LOSS),
+    "damage": lambda: damage_figure(fake_damages(), "domain-loss/law", budget="kl", level=0.1),
 }
 UNITS = ("activation units", "nats per token", "share", "AUROC")
 

@@ -6,6 +6,7 @@ import math
 import plotly.graph_objects as go
 import pytest
 
+from tests.fake_records import fake_damages
 from workbench.figures.comparison import (
     arm_forest_figure,
     domain_forest_figure,
@@ -13,7 +14,8 @@ from workbench.figures.comparison import (
     strength_figure,
     trade_off_figure,
 )
-from workbench.records import Contrast, StrengthCurve
+from workbench.figures.damage import damage_caption, damage_figure
+from workbench.records import Contrast, Damage, StrengthCurve
 
 NAN = math.nan
 
@@ -150,3 +152,51 @@ def test_names_are_text_not_markup() -> None:
     rows = [dataclasses.replace(one, note="<script>alert(1)</script>") for one in example()]
     for figure in (trade_off_figure(rows, "loss"), front_figure(rows, "loss")):
         assert "<script>" not in str(figure.to_json())
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+PLACE = {"budget": "kl", "level": 0.1}
+
+
+def test_every_measure_of_damage_is_drawn_in_its_panel_with_its_interval() -> None:
+    rows = fake_damages()
+    figure = damage_figure([*rows, *fake_damages(level=0.3), *fake_damages("other")], "domain-loss/law", **PLACE)
+    layout = figure.to_dict()["layout"]
+    panels = [note["text"] for note in layout["annotations"]]
+    found = []
+    for trace in figure.to_dict()["data"]:
+        measure = panels[int(trace["xaxis"][1:] or 1) - 1].removeprefix("<b>").removesuffix("</b>")
+        bars = trace["error_x"]
+        columns = (trace["y"], trace["x"], bars["arrayminus"], bars["array"], trace["marker"]["symbol"])
+        for arm, x, below, above, mark in zip(*columns, strict=True):
+            found.append((measure, arm, x, x - below, x + above, mark))
+    assert {(measure, arm, x) for measure, arm, x, *_ in found} == {(o.measure, o.arm, o.difference) for o in rows}
+    assert len(found) == len(rows)
+    for measure, _, x, low, high, mark in found:
+        if measure == "distinct bigrams":
+            assert (low, high, mark) == (x, x, "diamond-open")
+        else:
+            assert high - low == pytest.approx(1.0 if high > 1 else 0.04)
+            assert mark == ("circle-open" if low <= 0 <= high else "circle")
+    units = [layout[name]["title"]["text"] for name in ("xaxis", "xaxis2", "xaxis3")]
+    assert units == ["nats per token (damage →)", "fraction (← damage)", "tokens"]
+
+
+def test_the_words_on_damage_count_what_is_shown_and_can_say_that_nothing_is() -> None:
+    rows = fake_damages()
+    said = damage_caption(rows, "domain-loss/law", **PLACE)
+    # KL and agreement change by 0.04 and 0.08 with bars of 0.02; bigrams have no interval, and length counts nowhere
+    assert "most is broken by austeer and noise, shown to be worse in 2 of 3 measures" in said
+    assert "least by cds and random-k, in 0" in said
+    better = [dataclasses.replace(one, low=-one.high, high=-one.low) for one in rows]
+    assert "no arm is shown to be worse" in damage_caption(better, "domain-loss/law", **PLACE)
+    same = [one for one in rows if one.arm in ("austeer", "noise")]
+    assert "every arm is shown to be worse in 2 of 3" in damage_caption(same, "domain-loss/law", **PLACE)
+
+
+def test_damage_that_was_not_measured_is_an_error_not_an_empty_figure() -> None:
+    gone: list[Damage] = [dataclasses.replace(one, difference=NAN, low=NAN, high=NAN) for one in fake_damages()]
+    for draw in (damage_figure, damage_caption):
+        with pytest.raises(ValueError, match=r"no damage was measured on 'domain-loss/law' at kl 0\.1"):
+            draw(gone, "domain-loss/law", **PLACE)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from workbench.evaluation.contest import Prepared
     from workbench.evaluation.planning import Plan
-    from workbench.evaluation.spec import Spec
+    from workbench.evaluation.spec import ModelShape, ModelSpec, Spec
 
 N_PHRASES = 24  # printed at the end; the tables hold all
 
@@ -35,17 +35,20 @@ def compare(
     """Compare steering methods and controls on tasks, at budgets fixed beforehand."""
     from workbench.cli.output import no_other_bars
     from workbench.evaluation.catalogue import plan_without_weights, prepare_spec
+    from workbench.evaluation.cells import check_folder
 
     chosen = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
     chosen = chosen.quick() if quick else chosen
     if plan:
         made, shape = plan_without_weights(chosen)
         print_plan(made)
-        print_cost(chosen, made, shape)
+        print_cost(chosen.model, shape, made.n_positions, made.n_generated)
         return
     no_other_bars()
     folder = out or Path("runs") / f"compare-{chosen.name}"
+    check_folder(folder, chosen)
     prepared = prepare_spec(chosen)
+    check_folder(folder, chosen, prepared.model.fingerprint)
     print_plan(prepared.plan)
     _run(prepared, folder)
 
@@ -85,14 +88,15 @@ def _run(prepared: "Prepared", folder: Path) -> None:
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
         seconds = seconds_of(prepared, neutral)
-        console.print(f"estimate: about {_duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
+        console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
         outcomes = run_prepared(prepared, folder, neutral, progress=lambda done, total: stage("cells", done, total))
     page = write_comparison(prepared, outcomes, folder)
     print_phrases(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -140,20 +144,18 @@ def _grouped(plan: "Plan") -> dict[str, dict[str, str]]:
     }
 
 
-def print_cost(spec: "Spec", plan: "Plan", shape: object) -> None:
+def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_generated: float = 0.0) -> None:
     """Memory and time from the shape of a model, without its weights."""
     from workbench.evaluation.planning import memory_bytes, seconds_from_shape
-    from workbench.evaluation.spec import ModelShape
 
-    assert isinstance(shape, ModelShape)
-    parts = memory_bytes(shape, spec.model.dtype, n_positions=512)
+    parts = memory_bytes(shape, model.dtype, n_positions=512)
     held = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    seconds = seconds_from_shape(plan, shape, spec.model.teraflops)
-    where = f"device_map {spec.model.device_map!r}" if spec.model.device_map else spec.model.device
-    typer.echo(f"model: {spec.model.name}, {shape.n_parameters / 1e9:.3g} B weights, {spec.model.dtype}, {where}")
+    seconds = seconds_from_shape(shape, model.teraflops, n_positions, n_generated)
+    where = f"device_map {model.device_map!r}" if model.device_map else model.device
+    typer.echo(f"model: {model.name}, {shape.n_parameters / 1e9:.3g} B weights, {model.dtype}, {where}")
     typer.echo(f"memory: about {sum(parts.values()) / 2**30:.1f} GiB ({held})")
     typer.echo(
-        f"time: about {_duration(seconds)} if the device sustains {spec.model.teraflops:g} TFLOP/s (an assumption, "
+        f"time: about {duration(seconds)} if the device sustains {model.teraflops:g} TFLOP/s (an assumption, "
         "model.teraflops); right to an order of magnitude"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.evaluation.contest import Outcomes, Prepared
+from workbench.evaluation.spec import Spec
 from workbench.evaluation.tables import sentence
 from workbench.figures.comparison import (
     arm_forest_figure,
@@ -17,9 +18,10 @@ from workbench.figures.comparison import (
     strength_figure,
     trade_off_figure,
 )
+from workbench.figures.damage import damage_caption, damage_figure
 from workbench.figures.page import Section, figure_fragment, figure_title, table_html, write_figure, write_page
 from workbench.figures.style import number
-from workbench.records import Contrast
+from workbench.records import BudgetKind, Contrast, Damage
 
 UNSTEERED = "unsteered"
 N_ROWS = 400  # rows of a table on the page; the CSV holds all
@@ -33,6 +35,7 @@ def write_comparison(prepared: Prepared, outcomes: Outcomes, folder: Path) -> Pa
         Section("plan", "What was compared", _plan(prepared)),
         Section("phrases", "In one phrase each", _phrases(outcomes.contrasts)),
         Section("damage", "Effect against damage", _trade_offs(outcomes, figures)),
+        Section("breakage", "What steering breaks", _breakage(prepared.spec, outcomes, figures)),
         Section("arms", "All arms at one budget", _forests(prepared, outcomes, figures)),
         Section("domains", "Domain by domain", _domains(outcomes, figures)),
         Section("strengths", "Strengths and usable bands", _strengths(outcomes, figures)),
@@ -114,13 +117,12 @@ def _trade_offs(outcomes: Outcomes, figures: Path) -> str:
             "alike, as far as means tell; intervals are in the figure above.",
             figures,
         )
-    body += _frame(outcomes.frames["fronts"], "Points on the front and hypervolume per arm")
-    return body + _breakage(outcomes.frames["damage"])
+    return body + _frame(outcomes.frames["fronts"], "Points on the front and hypervolume per arm")
 
 
-def _breakage(frame: pd.DataFrame) -> str:
-    """Per task, one row per arm and budget and one column per measure: the change, marked where it is shown."""
-    if not len(frame):
+def _breakage(spec: Spec, outcomes: Outcomes, figures: Path) -> str:
+    """Per task a figure at the middle budget, and a table with one row per arm and budget."""
+    if not outcomes.damages:
         return ""
     text = (
         "What every arm breaks, as a change against the unsteered model: on neutral text (KL, top-1 agreement), in "
@@ -129,31 +131,45 @@ def _breakage(frame: pd.DataFrame) -> str:
         "one is blind. A star marks a change whose 95 % interval has no zero; these many intervals are not adjusted "
         "for one another. tables/damage.csv holds values and intervals."
     )
-    body = f"<h3>Damage</h3><p>{escape(text)}</p>"
-    for task in dict.fromkeys(frame.task):
-        own = frame[frame.task == task]
-        measures = list(dict.fromkeys(own.measure))
-        rows = []
-        for arm, budget, level in dict.fromkeys(zip(own.arm, own.budget, own.level, strict=True)):
-            found = own.loc[(own.arm == arm) & (own.budget == budget) & (own.level == level)]
-            changes = zip(*(found[name].tolist() for name in ("measure", "difference", "low", "high")), strict=True)
-            cells = {measure: _change(*change) for measure, *change in changes}
-            at = "" if budget == "none" else f"{budget} {level:g}"
-            rows.append([str(arm), at, *(cells.get(measure, "") for measure in measures)])
-        body += table_html(["arm", "budget", *measures], rows, label=f"Damage on {task}")
+    body = f"<p>{escape(text)}</p>"
+    kind, level = _middle_budget(spec)
+    for task in dict.fromkeys(one.task for one in outcomes.damages):
+        own = [one for one in outcomes.damages if one.task == task]
+        body += _figure(
+            lambda own=own, task=task: damage_figure(own, task, budget=kind, level=level),
+            f"damage-{_slug(task)}",
+            lambda own=own, task=task: damage_caption(own, task, budget=kind, level=level),
+            figures,
+        )
+        body += _damage_table(own, task)
     return body
 
 
-def _change(difference: Any, low: Any, high: Any) -> str:
-    if not math.isfinite(difference):
+def _damage_table(own: Sequence[Damage], task: str) -> str:
+    """One row per arm and budget and one column per measure: the change, marked where it is shown."""
+    measures = list(dict.fromkeys(one.measure for one in own))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for one in own:
+        at = "" if one.budget == "none" else f"{one.budget} {one.level:g}"
+        rows.setdefault((one.arm, at), {})[one.measure] = _change(one)
+    cells = [[*head, *(row.get(measure, "") for measure in measures)] for head, row in rows.items()]
+    return table_html(["arm", "budget", *measures], cells, label=f"Damage on {task}")
+
+
+def _change(one: Damage) -> str:
+    if not math.isfinite(one.difference):
         return ""
-    return f"{number(float(difference))}{' *' if low > 0 or high < 0 else ''}"
+    return f"{number(one.difference)}{' *' if one.low > 0 or one.high < 0 else ''}"
+
+
+def _middle_budget(spec: Spec) -> tuple[BudgetKind, float]:
+    """The budget that figures of a single one are drawn at: the middle KL level, or else the first of all."""
+    return spec.budgets.levels()[len(spec.budgets.kl) // 2]
 
 
 def _forests(prepared: Prepared, outcomes: Outcomes, figures: Path) -> str:
     body = ""
-    levels = prepared.spec.budgets.levels()
-    kind, level = levels[len(prepared.spec.budgets.kl) // 2 if prepared.spec.budgets.kl else 0]
+    kind, level = _middle_budget(prepared.spec)
     for contest in prepared.contests:
         task, metric = contest.task.name, contest.task.metrics[0].name
         found = outcomes.contrasts
@@ -214,12 +230,13 @@ def _all(outcomes: Outcomes) -> str:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _figure(draw: Callable[[], Any], name: str, caption: str, folder: Path) -> str:
-    """A figure on the page and as a file; nothing where there is nothing to draw."""
+def _figure(draw: Callable[[], Any], name: str, words: str | Callable[[], str], folder: Path) -> str:
+    """A figure on the page and as a file, with its caption; nothing where there is nothing to draw."""
     try:
         figure = draw()
     except ValueError:
         return ""
+    caption = words if isinstance(words, str) else words()
     write_figure(figure, folder / f"{name}.html", caption=f"{figure_title(figure)}. {caption}")
     return figure_fragment(figure, name=name, caption=caption)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.evaluation.spec import Spec, SpecError
+from workbench.evaluation.spec import MaskingSpec, Spec, SpecError
 from workbench.records import BudgetKind
 
 Stage = Literal["search", "test", "curve"]
@@ -85,32 +85,39 @@ class CellStore:
         yield from sorted((self.folder / "cells").rglob("*.json"))
 
 
-def open_store(folder: Path, spec: Spec, fingerprint: str) -> CellStore:
-    """The store of a run folder, made where there is none.
+def check_folder(folder: Path, spec: Spec | MaskingSpec, fingerprint: str = "") -> bool:
+    """Whether a run folder holds an unfinished or finished run of this specification; nothing is written.
 
-    Raises `CellError` where the folder holds results of another specification or of other weights, or other files.
+    Raises `CellError` where it holds results of another specification, of other weights (where a `fingerprint` is
+    given), or other files.
     """
     header = folder / HEADER
-    wanted = {"format": FORMAT, "spec": spec.name, "digest": spec.digest, "fingerprint": fingerprint}
-    if header.is_file():
-        try:
-            found = json.loads(header.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise CellError(f"{header} is damaged ({error}); name another folder with --out") from error
-        if found.get("digest") != spec.digest:
-            raise CellError(
-                f"{folder} holds results of another specification: {found.get('spec')!r} (digest {found.get('digest')})"
-                f", not {spec.name!r} (digest {spec.digest}); name another folder with --out"
-            )
-        if found.get("fingerprint") != fingerprint:
-            raise CellError(f"{folder} holds results of other weights; name another folder with --out")
-        return CellStore(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CellError(f"{folder} exists and is no results folder of a comparison; name another with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = header.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    temporary.replace(header)
+    if not header.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CellError(f"{folder} exists and is no results folder of a comparison; name another with --out")
+        return False
+    try:
+        found = json.loads(header.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CellError(f"{header} is damaged ({error}); name another folder with --out") from error
+    if found.get("digest") != spec.digest:
+        raise CellError(
+            f"{folder} holds results of another specification: {found.get('spec')!r} (digest {found.get('digest')}), "
+            f"not {spec.name!r} (digest {spec.digest}); name another folder with --out"
+        )
+    if fingerprint and found.get("fingerprint") != fingerprint:
+        raise CellError(f"{folder} holds results of other weights; name another folder with --out")
+    return True
+
+
+def open_store(folder: Path, spec: Spec | MaskingSpec, fingerprint: str) -> CellStore:
+    """The store of a run folder, made where there is none; raises as `check_folder`."""
+    if not check_folder(folder, spec, fingerprint):
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {"format": FORMAT, "spec": spec.name, "digest": spec.digest, "fingerprint": fingerprint}
+        temporary = (folder / HEADER).with_suffix(".tmp")
+        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        temporary.replace(folder / HEADER)
     return CellStore(folder)
 
 

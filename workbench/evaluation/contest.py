@@ -9,16 +9,16 @@ import pandas as pd
 
 from workbench.evaluation.cells import CellKey, CellStore, open_store
 from workbench.evaluation.damage import N_WRITTEN, openings
-from workbench.evaluation.damage_table import damage_frame
+from workbench.evaluation.damage_table import damages
 from workbench.evaluation.engine import Contest, facts_of, make_bench, run_cells
 from workbench.evaluation.metrics import NeutralText, Part
 from workbench.evaluation.planning import Plan, make_plan
 from workbench.evaluation.spec import Spec
-from workbench.evaluation.tables import Cells, TaskTable, contrast_frame, contrasts, curves, domain_counts, fronts
+from workbench.evaluation.tables import Cells, TaskTable, contrasts, curves, domain_counts, fronts, record_frame
 from workbench.evaluation.tasks.base import FittingData
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
-from workbench.records import Contrast, Prompt, StrengthCurve, save_table
+from workbench.records import Contrast, Damage, Prompt, StrengthCurve, save_table
 
 N_WARM = 2  # items that are scored before anything is timed
 CellProgress = Callable[[int, int], None]  # (cells done, cells in all)
@@ -42,6 +42,7 @@ class Outcomes:
     contrasts: tuple[Contrast, ...]
     curves: tuple[StrengthCurve, ...]
     frames: dict[str, pd.DataFrame]
+    damages: tuple[Damage, ...] = ()
 
 
 def prepare(spec: Spec, model: HookedModel, contests: Sequence[Contest]) -> Prepared:
@@ -83,14 +84,15 @@ def tabulate(prepared: Prepared, store: CellStore) -> Outcomes:
     cells = {key: results for key, results in store.all().items() if key in wanted}
     tasks = [TaskTable(one.task.name, one.domain, one.task.metrics) for one in prepared.contests]
     found = contrasts(cells, tasks, seed=prepared.spec.seeds[0])
+    broken = damages(cells, tasks, seed=prepared.spec.seeds[0])
     drawn = curves(cells, tasks, limit=prepared.spec.budgets.kl_limit)
     matrix = prepared.plan.matrix
     rows = [(task, arm, reason or "runs") for task, reasons in matrix.items() for arm, reason in reasons.items()]
     frames = {
-        "contrasts": contrast_frame(found),
+        "contrasts": record_frame(Contrast, found),
         "domains": domain_counts(found),
         "fronts": fronts(found),
-        "damage": damage_frame(cells, tasks, seed=prepared.spec.seeds[0]),
+        "damage": record_frame(Damage, broken),
         "bands": pd.DataFrame(
             [(one.task, one.arm, one.setting, one.low, one.high, one.n_evaluations, one.note) for one in drawn],
             columns=pd.Index(["task", "arm", "setting", "low", "high", "n_evaluations", "note"]),
@@ -98,7 +100,7 @@ def tabulate(prepared: Prepared, store: CellStore) -> Outcomes:
         "applicability": pd.DataFrame(rows, columns=pd.Index(["task", "arm", "status"])),
         "settings": settings_frame(cells),
     }
-    return Outcomes(tuple(found), tuple(drawn), frames)
+    return Outcomes(tuple(found), tuple(drawn), frames, tuple(broken))
 
 
 def settings_frame(cells: Cells) -> pd.DataFrame:
@@ -123,6 +125,7 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
         temporary.replace(tables / f"{name}.csv")
     save_table(list(outcomes.contrasts), folder / "contrasts.json")
     save_table(list(outcomes.curves), folder / "curves.json")
+    save_table(list(outcomes.damages), folder / "damage.json")
 
 
 def seconds_of(

@@ -5,42 +5,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from workbench.evaluation.damage import MEASURES, Measure
 from workbench.evaluation.methods import ARM_KINDS, UNSTEERED
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.tables import Cells, TaskTable
-from workbench.records import BudgetKind
+from workbench.records import BudgetKind, Damage
 
 ELSEWHERE = " elsewhere"
-COLUMNS = ("task", "arm", "role", "budget", "level", "measure", "unit", "worse")
-COLUMNS += ("value", "unsteered", "difference", "low", "high", "n")
 Group = tuple[str, BudgetKind, float]
 
 
-def damage_frame(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> pd.DataFrame:
-    """One row per task, arm, budget and measure: its mean, the unsteered model's, and the paired difference.
+def damages(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> list[Damage]:
+    """One record per task, arm, budget and measure; cells that hold no damage give none.
 
     Units are passages for neutral text, subjects for texts of the task and for items elsewhere, and openings where the
-    task writes nothing; `low` and `high` bound the 95 % bootstrap interval over them, NaN where there is a single one.
-    Draws and seeds are averaged. `worse` says which direction tells damage; cells that hold no damage give no row.
+    task writes nothing. Draws and seeds are averaged.
     """
-    rows = []
+    found = []
+    order = list(ARM_KINDS)
     for task in tasks:
-        groups: dict[Group, list[Mapping[str, Any]]] = {}
-        for key, results in cells.items():
-            if (key.task, key.stage) == (task.name, "test") and "damage" in results:
-                groups.setdefault((key.arm, key.budget, key.level), []).append(results["damage"])
+        groups = _groups(cells, task)
         base = groups.pop((UNSTEERED, "none", 0.0), [])
-        order = list(ARM_KINDS)
-        for (arm, budget, level), found in sorted(
-            groups.items(), key=lambda item: (item[0][1], item[0][2], order.index(item[0][0]))
-        ):
-            for measure in _measures(found, task):
-                head = [task.name, arm, ARM_KINDS[arm].role, budget, level, measure.name, measure.unit, measure.worse]
-                rows.append([*head, *_paired(_means(found, measure.name), _means(base, measure.name), seed)])
-    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], order.index(group[0]))):
+            own = groups[arm, budget, level]
+            for measure in _measures(own, task):
+                means = _means(own, measure.name), _means(base, measure.name)
+                head = (task.name, arm, ARM_KINDS[arm].role, budget, level, measure.name, measure.unit, measure.worse)
+                found.append(Damage(*head, *_paired(*means, seed)))
+    return found
+
+
+def _groups(cells: Cells, task: TaskTable) -> dict[Group, list[Mapping[str, Any]]]:
+    """What the test cells of a task say of damage, by arm and budget."""
+    groups: dict[Group, list[Mapping[str, Any]]] = {}
+    for key, results in cells.items():
+        if (key.task, key.stage) == (task.name, "test") and "damage" in results:
+            groups.setdefault((key.arm, key.budget, key.level), []).append(results["damage"])
+    return groups
 
 
 def _measures(found: Sequence[Mapping[str, Any]], task: TaskTable) -> list[Measure]:
@@ -69,7 +71,10 @@ def _means(found: Sequence[Mapping[str, Any]], measure: str) -> dict[str, float]
     return {unit: float(np.mean(values)) for unit, values in gathered.items()}
 
 
-def _paired(own: Mapping[str, float], base: Mapping[str, float], seed: int) -> list[float | int]:
+def _paired(
+    own: Mapping[str, float], base: Mapping[str, float], seed: int
+) -> tuple[float, float, float, float, float, int]:
+    """Mean, mean of the unsteered model, and the paired difference with its interval and number of pairs."""
     shared = [unit for unit in own if unit in base]
     differences = np.array([own[unit] - base[unit] for unit in shared])
     mean = float(differences.mean()) if shared else math.nan
@@ -77,4 +82,4 @@ def _paired(own: Mapping[str, float], base: Mapping[str, float], seed: int) -> l
     if len(shared) > 1:
         found = paired_interval(differences, seed=seed)
     value, before = (float(np.mean(list(part.values()))) if part else math.nan for part in (own, base))
-    return [value, before, found.mean, found.low, found.high, found.n]
+    return value, before, found.mean, found.low, found.high, found.n

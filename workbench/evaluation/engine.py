@@ -43,7 +43,7 @@ from workbench.evaluation.planning import TaskFacts, arms_of_spec, searched_laye
 from workbench.evaluation.spec import Spec, SpecError
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.strengths import EditSize, edit_size
-from workbench.evaluation.tasks.base import FittingData, Metric, Scores, Task, TaskError
+from workbench.evaluation.tasks.base import FittingData, Metric, Scores, Task, TaskError, check_subjects
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Prompt, Split
@@ -94,8 +94,14 @@ def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequen
 
 
 def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData) -> TaskFacts:
-    """Which arms can run on a task, and how much work it is; nothing is run."""
-    items = {split: contest.task.items(split) for split in ("tune", "test")}
+    """Which arms can run on a task, and how much work it is; nothing is run.
+
+    Raises `TaskError` where the task has no *tune* or *test* items, or those of a single subject.
+    """
+    splits: tuple[Split, ...] = ("tune", "test")
+    items = {split: contest.task.items(split) for split in splits}
+    for split, found in items.items():
+        check_subjects(contest.task.name, split, found)
     every = [item.prompt for chosen in items.values() for item in chosen]
     lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
     has_words = True

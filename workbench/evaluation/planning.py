@@ -152,7 +152,7 @@ def memory_bytes(shape: ModelShape, dtype: str, n_positions: int, rows: int = 32
     }
 
 
-def seconds_from_shape(plan: Plan, shape: ModelShape, teraflops: float) -> float:
+def seconds_from_shape(shape: ModelShape, teraflops: float, n_positions: float, n_generated: float = 0.0) -> float:
     """Time if the device sustains so many teraflops: 2 operations per weight and position, generation at a tenth.
 
     Weights of the input embedding do no arithmetic. An order of magnitude, not a promise.
@@ -160,4 +160,4 @@ def seconds_from_shape(plan: Plan, shape: ModelShape, teraflops: float) -> float
     if not teraflops > 0:
         raise SpecError(f"model.teraflops is {teraflops}; give what the device sustains, a positive number")
     work = shape.n_parameters - (0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size)
-    return 2 * work * (plan.n_positions + 10 * plan.n_generated) / (teraflops * 1e12)
+    return 2 * work * (n_positions + 10 * n_generated) / (teraflops * 1e12)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -135,10 +135,7 @@ class Spec:
     @property
     def digest(self) -> str:
         """Hash of everything that changes results; the plan's assumptions do not."""
-        plain = dataclasses.asdict(self)
-        for key in ("teraflops", "shape", "download", "device_map"):
-            plain["model"].pop(key)
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self)
 
     def quick(self) -> "Spec":
         """The same comparison with one KL level, two layers, fewer items and no curves; still five random draws."""
@@ -153,15 +150,73 @@ class Spec:
         )
 
 
+@dataclass(frozen=True)
+class MaskingSpec:
+    """A table of exam accuracy under masking: subjects of a source of questions (empty: all), and what is masked.
+
+    Of `n_candidates` dimensions, the largest by magnitude (0: all), each is masked alone on `n_identify` questions per
+    subject. Those that then stand at `ranks`, the `dimensions` named here and `n_random` random ones are masked on
+    `n_test` other questions. `n_positions` is the typical length of a question in tokens, for plans.
+    """
+
+    name: str
+    data: str
+    subjects: tuple[str, ...] = ()
+    dimensions: tuple[int, ...] = ()
+    model: ModelSpec = field(default_factory=ModelSpec)
+    n_candidates: int = 0
+    n_identify: int = 50
+    n_test: int = 50
+    ranks: tuple[int, ...] = (1, 10, 100)
+    n_random: int = 5
+    n_positions: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n_identify, self.n_test) < 2:
+            raise SpecError("n_identify and n_test must be at least 2: one question gives no accuracy worth a row")
+        if min(self.ranks, default=1) < 1 or self.n_candidates < 0 or self.n_random < 1:
+            raise SpecError("ranks count from 1, n_candidates from 0 (all), and n_random is at least 1")
+        if self.n_candidates and self.n_candidates < max(self.ranks, default=0):
+            raise SpecError(f"{self.n_candidates} candidates have no rank {max(self.ranks)}; raise n_candidates")
+        for word, items in (("subject", self.subjects), ("dimension", self.dimensions), ("rank", self.ranks)):
+            twice = [item for item in items if items.count(item) > 1]
+            if twice:
+                raise SpecError(f"{word} {twice[0]!r} is listed twice; list it once")
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that changes results."""
+        return _digest(self, ("n_positions",))
+
+
+def _digest(spec: "Spec | MaskingSpec", left_out: Sequence[str] = ()) -> str:
+    plain = {name: value for name, value in dataclasses.asdict(spec).items() if name not in left_out}
+    for key in ("teraflops", "shape", "download", "device_map"):
+        plain["model"].pop(key)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def read_spec(path: Path) -> Spec:
     """The specification in a TOML file; raises `SpecError` for what it does not know."""
+    return spec_from(_toml(path), str(path))
+
+
+def read_masking_spec(path: Path) -> MaskingSpec:
+    """The specification of a masking table in a TOML file; raises as `read_spec`."""
+    values = _toml(path)
+    if "model" in values:
+        values["model"] = _model(values["model"], str(path))
+    return _part(MaskingSpec, values, str(path))
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not TOML: {error}") from error
-    return spec_from(content, str(path))
 
 
 def spec_from(content: Mapping[str, Any], origin: str) -> Spec:
@@ -172,14 +227,18 @@ def spec_from(content: Mapping[str, Any], origin: str) -> Spec:
         raise SpecError(f"{origin}: tasks are a list of tables, [[tasks]] with kind = ...")
     parts: dict[str, Any] = {"tasks": tuple(_part(TaskSpec, task, f"{origin} [[tasks]]") for task in tasks)}
     if "model" in values:
-        model = dict(_table(values.pop("model"), f"{origin} [model]"))
-        if "shape" in model:
-            model["shape"] = _part(ModelShape, model["shape"], f"{origin} [model.shape]")
-        parts["model"] = _part(ModelSpec, model, f"{origin} [model]")
+        parts["model"] = _model(values.pop("model"), origin)
     for name, kind in (("budgets", BudgetSpec), ("sizes", SizeSpec)):
         if name in values:
             parts[name] = _part(kind, values.pop(name), f"{origin} [{name}]")
     return _part(Spec, values | parts, origin)
+
+
+def _model(content: Any, origin: str) -> ModelSpec:
+    model = dict(_table(content, f"{origin} [model]"))
+    if "shape" in model:
+        model["shape"] = _part(ModelShape, model["shape"], f"{origin} [model.shape]")
+    return _part(ModelSpec, model, f"{origin} [model]")
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:

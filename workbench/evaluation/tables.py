@@ -70,10 +70,10 @@ def contrasts(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> lis
     return _with_verdicts(found)
 
 
-def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
-    """One row per contrast, with its fields as columns."""
-    names = [field.name for field in dataclasses.fields(Contrast)]
-    return pd.DataFrame([[getattr(one, name) for name in names] for one in found], columns=pd.Index(names))
+def record_frame(kind: type[Any], records: Sequence[Any]) -> pd.DataFrame:
+    """One row per record of a kind, with its fields as columns."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return pd.DataFrame([[getattr(one, name) for name in names] for one in records], columns=pd.Index(names))
 
 
 def sentence(contrast: Contrast) -> str:

@@ -174,15 +174,20 @@ class ItemSet:
         items = self.of(split)
         if n is not None and n < 2:
             raise TaskError(f"n is {n}: a single prompt gives no interval; score at least 2 items")
-        if len({item.subject for item in items}) < 2:
-            raise TaskError(
-                f"task {self.task} has {len(items)} {split} item(s) of a single subject, which give no interval; add "
-                "items of another subject"
-            )
+        check_subjects(self.task, split, items)
         if n is None or n >= len(items):
             return items
         kept = np.random.default_rng([seed, SPLITS.index(split)]).choice(len(items), size=n, replace=False)
         return tuple(items[index] for index in sorted(kept))
+
+
+def check_subjects(task: str, split: Split, items: Sequence[TaskItem]) -> None:
+    """Raise `TaskError` where the items are of fewer than two subjects, which give no interval."""
+    if len({item.subject for item in items}) < 2:
+        raise TaskError(
+            f"task {task} has {len(items)} {split} item(s) of a single subject, which give no interval; add items of "
+            "another subject"
+        )
 
 
 def same_length(model: HookedModel, items: Sequence[DialItem]) -> tuple[DialItem, ...]:
