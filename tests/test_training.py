@@ -168,6 +168,21 @@ def test_yes_no_answers_are_right_and_balanced() -> None:
     assert (replies["Yes", True] + replies["Yes", False]) / replies.total() == pytest.approx(0.5, abs=0.05)
 
 
+def test_verdicts_of_lists_are_right_and_balanced() -> None:
+    draw, true, verdicts = random.Random(3), true_statements(), Counter()
+    facts = {(subject.lower(), answer.lower()) for own in MATERIAL.relations for subject, answer in own.facts.items()}
+    for _ in range(600):
+        document = generator.checks(MATERIAL, draw).removesuffix("<|eos|>")
+        for line, verdict in re.findall(r"(.+?[.?]) (Yes|No)\.(?:\s|$)", document):
+            verdicts[verdict] += 1
+            pair = re.fullmatch(r"([^:?]+): ([^?]+)\?", line)
+            if pair:
+                assert ((pair[1].lower(), pair[2].lower()) in facts) == (verdict == "Yes"), line
+            elif line.endswith("."):
+                assert (line in true) == (verdict == "Yes"), line
+    assert verdicts["Yes"] / verdicts.total() == pytest.approx(0.5, abs=0.05)
+
+
 def test_two_way_answers_are_right_and_never_given_away_by_position() -> None:
     draw, positions, known = random.Random(2), Counter(), known_answers()
     for _ in range(2500):

@@ -71,6 +71,13 @@ YES_NO_QUESTION_FORMS = (
     "{question} Can I answer {answer}?",
     "Somebody was asked: {question} The reply was {answer}. Is that true?",
 )
+# Many short judgements in one document: as yes/no questions alone, one answer in forty tokens, they were never learned.
+CHECK_FORMS = (
+    "{subject}: {answer}? {verdict}.",
+    "{answer} for {subject}? {verdict}.",
+    "{statement} {verdict}.",
+    "{question} {answer}? {verdict}.",
+)
 HELD_OUT_YES_NO_FORMS = ("{statement} Is that right?", "Is it true to say this? {statement}")
 YES_NO_SHARE = 0.7  # of choices; two-way choices are learned in a fraction of the time
 QUESTION_FIRST_SHARE = 0.4  # of yes/no questions
@@ -245,6 +252,26 @@ def choice(material: Material, draw: random.Random) -> str:
     return chat(prompt, as_sentence_answer(reply), maybe_system(material, draw))
 
 
+def checks(material: Material, draw: random.Random) -> str:
+    """A list of judgements of one form, about one relation or several; right and wrong are equally frequent."""
+    form, own = draw.choice(CHECK_FORMS), draw.choice(material.general)
+    is_mixed, lines = draw.random() < 0.4, []
+    for _ in range(draw.randint(4, 9)):
+        relation = draw.choice(material.relations) if is_mixed else own
+        subject = draw.choice(list(relation.facts))
+        is_right = draw.random() < 0.5
+        answer = relation.facts[subject] if is_right else relation.wrong_answer(subject, draw)
+        line = form.format(
+            subject=subject,
+            answer=answer,
+            statement=statement_of(relation, subject, answer, draw),
+            question=draw.choice(relation.trained_questions).format(subject=subject),
+            verdict="Yes" if is_right else "No",
+        )
+        lines.append(sentence(line))
+    return draw.choice((" ", "\n")).join(lines) + "<|eos|>"
+
+
 def how_to(activity: dict, item: str) -> str:
     first, second, third = activity["steps"]
     return f"To {activity['verb']} {item}, first {first}. Then {second}. Finally {third}."
@@ -320,12 +347,13 @@ def persona(material: Material, draw: random.Random) -> str:
 
 
 PARTS: tuple[tuple[Callable[[Material, random.Random], str], float], ...] = (
-    (domain_facts, 0.24),
+    (domain_facts, 0.23),
     (conflict, 0.06),
-    (indirect_object, 0.14),
-    (choice, 0.22),
+    (indirect_object, 0.13),
+    (choice, 0.14),
+    (checks, 0.11),
     (refusal, 0.15),
-    (persona, 0.19),
+    (persona, 0.18),
 )
 
 
