@@ -1,4 +1,4 @@
-"""Style Modulation Heads: head shares that sum to one, recovery of a planted head, and equivalences of positions."""
+"""Style Modulation Heads: persona vectors, where a direction is formed, and equivalences of positions."""
 
 from dataclasses import replace
 
@@ -14,10 +14,8 @@ from workbench.steering import (
     ContrastiveAddition,
     Exchange,
     HeadAblation,
-    PersonaActivations,
     SteeringError,
     StyleHeads,
-    head_scores,
     layer_map,
     persona_activations,
     steer,
@@ -25,13 +23,6 @@ from workbench.steering import (
 
 POSITIVE = [Exchange("the court", " shall sum of"), Exchange("x is", " river and river"), Exchange("it was", " cell x")]
 NEGATIVE = [Exchange("the court", " is a"), Exchange("x is", " the cell ."), Exchange("it was", " y y y")]
-
-
-def planted(found: PersonaActivations, positive: torch.Tensor, negative: torch.Tensor) -> PersonaActivations:
-    """Activations with other head outputs; the stream is repeated to as many responses."""
-    n = len(positive)
-    stream = (found.positive_stream[:1].expand(n, -1, -1), found.negative_stream[:1].expand(n, -1, -1))
-    return PersonaActivations(positive, negative, *stream)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -45,42 +36,6 @@ def test_vectors_are_means_over_response_tokens(model: HookedModel) -> None:
     torch.testing.assert_close(got.positive_z[0, 1], both[3:].mean(0), atol=1e-5, rtol=1e-4)
     prompt = persona_activations(model, POSITIVE[:1], NEGATIVE[:1], source="last_prompt")
     torch.testing.assert_close(prompt.positive_z[0, 1], both[2], atol=1e-5, rtol=1e-4)
-
-
-def test_contributions_sum_to_the_squared_norm_of_the_raw_attention_output(model: HookedModel) -> None:
-    activations = persona_activations(model, POSITIVE, NEGATIVE)
-    scores = head_scores(model, activations, n_resamples=10)
-    for layer in range(model.n_layers):
-        outputs = [
-            torch.stack(
-                [
-                    capture(model, model.tokenize([one.prompt + one.response]), [Site("attn_raw", layer)])[0, 0][
-                        3:
-                    ].mean(0)
-                    for one in side
-                ]
-            ).mean(0)
-            for side in (POSITIVE, NEGATIVE)
-        ]
-        expected = float((outputs[0] - outputs[1]).double().pow(2).sum())
-        assert scores.contribution[layer].sum() == pytest.approx(expected, rel=1e-3)
-    np.testing.assert_allclose(scores.share.sum(axis=1), 1.0, rtol=1e-6)
-
-
-def test_contributions_equal_an_independent_transcription(model: HookedModel) -> None:
-    activations = persona_activations(model, POSITIVE, NEGATIVE)
-    scores = head_scores(model, activations, n_resamples=2)
-    if model.name == "tiny-gpt2":
-        pytest.skip("its output projection is stored transposed; the sum rule above covers it")
-    weights = model.hf_model.state_dict()
-    name = next(key for key in weights if "layers.1." in key and ".o_proj." in key)
-    output, delta = weights[name].double(), activations.delta_z[1].double()
-    total = output @ delta
-    for head in range(model.n_heads):
-        part = slice(head * model.d_head, (head + 1) * model.d_head)
-        assert scores.contribution[1, head] == pytest.approx(
-            float((output[:, part] @ delta[part]) @ total), abs=1e-6, rel=1e-4
-        )
 
 
 def test_all_heads_equal_adding_the_attention_output_difference(model: HookedModel) -> None:
@@ -104,19 +59,6 @@ def test_ablated_heads_write_nothing(model: HookedModel) -> None:
     assert z[..., [1, 3], :].abs().max() > 0
 
 
-def test_a_planted_head_ranks_first_with_an_interval_above_zero() -> None:
-    model = tiny_model("llama")
-    activations = persona_activations(model, POSITIVE, NEGATIVE)
-    generator = torch.Generator().manual_seed(0)
-    positive = 0.01 * torch.randn(20, model.n_layers, model.n_heads * model.d_head, generator=generator)
-    negative = 0.01 * torch.randn(20, model.n_layers, model.n_heads * model.d_head, generator=generator)
-    positive[:, 2, 3 * model.d_head : 4 * model.d_head] += 1.0
-    scores = head_scores(model, planted(activations, positive, negative), n_resamples=50)
-    assert scores.top(2, 1) == (3,)
-    assert scores.low[2, 3] > 0.9
-    assert scores.frame().query("layer == 2 and head == 3").role.item() == "correlated"
-
-
 def test_layer_map_finds_where_a_planted_direction_is_written() -> None:
     model = tiny_model("llama")
     activations = persona_activations(model, POSITIVE, NEGATIVE)
@@ -133,7 +75,6 @@ def test_layer_map_finds_where_a_planted_direction_is_written() -> None:
         (lambda model, found: StyleHeads.fit(model, found, layer=1, heads=[4]), "heads 0 to 3"),
         (lambda model, found: StyleHeads.fit(model, found, layer=1, heads=range(9)), "cannot choose 9 heads"),
         (lambda model, found: StyleHeads.fit(model, found, layer=3, heads=[0]), "layers 0 to 2"),
-        (lambda model, found: head_scores(model, found, n_resamples=2).top(0, 5), "has 4 per layer"),
         (lambda model, found: persona_activations(model, [], NEGATIVE), "at least one of each"),
         (lambda model, found: persona_activations(model, [Exchange("x", "")], NEGATIVE), "empty response"),
         (lambda model, found: persona_activations(model, POSITIVE, NEGATIVE, source="all"), "unknown vector source"),

@@ -44,7 +44,7 @@ def test_all_heads_equal_the_attention_output_and_the_residual_places_add_their_
 
 
 def scores_of(share: list[float], low: list[float], high: list[float]) -> HeadScores:
-    row = [np.array([values]) for values in (share, share, low, high, share)]
+    row = [np.array([values]) for values in (share, [0.0] * len(share), share, low, high, share)]
     return HeadScores(*row)
 
 

@@ -45,6 +45,7 @@ from workbench.steering.dial_items import (
     usable_items,
 )
 from workbench.steering.dyn_scalar import DynScalar
+from workbench.steering.head_scores import HeadScores, head_scores
 from workbench.steering.iti import ITI, HeadProbes, probe_heads
 from workbench.steering.sadi import SADI
 from workbench.steering.steer_vec import SteerVec
@@ -52,11 +53,9 @@ from workbench.steering.style_data import PersonaExchanges, builtin_personas, pe
 from workbench.steering.style_heads import (
     Exchange,
     HeadAblation,
-    HeadScores,
     LayerMap,
     PersonaActivations,
     StyleHeads,
-    head_scores,
     layer_map,
     persona_activations,
 )

@@ -1,21 +1,19 @@
 """Style Modulation Heads: steer a persona through a few attention heads of one layer.
 
     z[l,h] <- z[l,h] + strength * Delta z[l,h]                                   for the chosen heads h of layer l
-    c[l,h] = < W_O[l,h] Delta z[l,h], Delta o[l] >,   sum over h of c[l,h] = |Delta o[l]|^2
 
 Delta is the mean over responses in the persona minus the mean over plain responses, averaged over response tokens.
-Source: arXiv 2603.13249 and its released code (inner product as head score, vectors not normalised, edits at the last
-position of every call: scope "from_last_prompt"). Ours: the score as a signed share of |Delta o|^2, its bootstrap
-interval over responses, the rule that picks the layer (the code plots similarities and codes no rule), the choice of
-heads by share: with few heads a z-score cannot exceed (n - 1) / sqrt(n).
+Source: arXiv 2603.13249 and its released code (vectors not normalised, edits at the last position of every call: scope
+"from_last_prompt"). Ours: the rule that picks the layer (the code plots similarities and codes no rule), and the choice
+of heads by their share (`head_scores`): with few heads a z-score cannot exceed (n - 1) / sqrt(n).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -71,35 +69,6 @@ class LayerMap:
     similarity: Float64[np.ndarray, "stage stage2"]
     formation: Float64[np.ndarray, "layer"]
     layer: int
-
-
-@dataclass(frozen=True)
-class HeadScores:
-    """Head contributions at every layer: signed shares of |Delta o|^2 (they sum to 1) with 95 % bootstrap intervals."""
-
-    contribution: Float64[np.ndarray, "layer head"]
-    share: Float64[np.ndarray, "layer head"]
-    low: Float64[np.ndarray, "layer head"]
-    high: Float64[np.ndarray, "layer head"]
-    norm: Float64[np.ndarray, "layer head"]
-
-    def frame(self) -> pd.DataFrame:
-        """One row per head, with its role: correlated where the interval is above 0, anti-correlated where below."""
-        layers, heads = np.indices(self.share.shape)
-        role = np.where(self.low > 0, "correlated", np.where(self.high < 0, "anti-correlated", "unclear"))
-        columns = {"layer": layers, "head": heads, "contribution": self.contribution, "share": self.share}
-        columns |= {"low": self.low, "high": self.high, "norm": self.norm, "role": role}
-        return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
-
-    def top(self, layer: int, n: int, *, by: Literal["share", "norm"] = "share") -> tuple[int, ...]:
-        """The `n` heads of one layer with the largest share, or with the largest |W_O Delta z| (a control)."""
-        n_layers, n_heads = self.share.shape
-        if not 0 <= layer < n_layers:
-            raise SteeringError(f"layer {layer} is out of range; there are layers 0 to {n_layers - 1}")
-        if not 1 <= n <= n_heads:
-            raise SteeringError(f"cannot choose {n} heads; this model has {n_heads} per layer")
-        values = self.share if by == "share" else self.norm
-        return tuple(int(head) for head in np.argsort(-values[layer], kind="stable")[:n])
 
 
 def persona_activations(
@@ -171,45 +140,6 @@ def layer_map(activations: PersonaActivations) -> LayerMap:
     return LayerMap(similarity, formation, int(np.nanargmax(formation)) if n_layers > 1 else 0)
 
 
-def head_scores(
-    model: HookedModel, activations: PersonaActivations, *, n_resamples: int = 500, seed: int = 0
-) -> HeadScores:
-    """Contribution of every head to the change of its layer's raw attention output, with bootstrap over responses."""
-    point = _contributions(model, activations.delta_z)
-    generator = np.random.default_rng(seed)
-    n_positive, n_negative = len(activations.positive_z), len(activations.negative_z)
-    resampled = np.empty((n_resamples, *point.shape))
-    for index in range(n_resamples):
-        up = torch.from_numpy(generator.integers(0, n_positive, n_positive))
-        down = torch.from_numpy(generator.integers(0, n_negative, n_negative))
-        delta = activations.positive_z[up].mean(0) - activations.negative_z[down].mean(0)
-        resampled[index] = _shares(_contributions(model, delta))
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-    written = _written(model, activations.delta_z)
-    return HeadScores(point, _shares(point), low, high, written.norm(dim=-1).numpy())
-
-
-def _written(model: HookedModel, delta_z: Float[Tensor, "layer width"]) -> Float64[Tensor, "layer head d_model"]:
-    """What every head adds to the attention output: W_O restricted to its slice, times its part of delta z."""
-    separate = torch.zeros(model.n_heads, model.n_heads, model.d_head)
-    rows = []
-    for layer, vector in enumerate(delta_z):
-        separate.zero_()
-        separate[torch.arange(model.n_heads), torch.arange(model.n_heads)] = vector.view(model.n_heads, model.d_head)
-        rows.append(model.project_heads(separate.flatten(1), layer).double().cpu())
-    return torch.stack(rows)
-
-
-def _contributions(model: HookedModel, delta_z: Float[Tensor, "layer width"]) -> Float64[np.ndarray, "layer head"]:
-    written = _written(model, delta_z)
-    return torch.einsum("lhd,ld->lh", written, written.sum(dim=1)).numpy()
-
-
-def _shares(contribution: Float64[np.ndarray, "layer head"]) -> Float64[np.ndarray, "layer head"]:
-    total = contribution.sum(axis=1, keepdims=True)
-    return contribution / np.where(total == 0, 1, total)
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class StyleHeads(Steering):
@@ -236,12 +166,16 @@ class StyleHeads(Steering):
     def check_model(self, model: HookedModel) -> None:
         check_heads("StyleHeads", self.n_heads, model)
 
+    @cached_property
+    def _shift(self) -> Float[Tensor, "width"]:
+        added = self.vectors.new_zeros(self.n_heads, self.vectors.shape[1])
+        added[list(self.heads)] = self.vectors
+        return added.flatten()
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        added = torch.zeros(self.n_heads, self.vectors.shape[1], dtype=x.dtype, device=x.device)
-        added[list(self.heads)] = self.vectors.to(x)
-        return added.flatten().expand_as(x)
+        return self._shift.to(x).expand_as(x)
 
     @classmethod
     def fit(
@@ -280,10 +214,15 @@ class HeadAblation(Steering):
     def check_model(self, model: HookedModel) -> None:
         check_heads("HeadAblation", self.n_heads, model)
 
+    @cached_property
+    def _factors(self) -> dict[int, Float[Tensor, "head 1"]]:
+        """-1 for the chosen heads of a layer, 0 for the others."""
+        factors = {site.layer: torch.zeros(self.n_heads, 1) for site in self.sites}
+        for layer, head in self.heads:
+            factors[layer][head] = -1.0
+        return factors
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        chosen = [head for layer, head in self.heads if layer == site.layer]
-        mask = torch.zeros(self.n_heads, 1, dtype=x.dtype, device=x.device)
-        mask[chosen] = 1.0
-        return -(x.unflatten(-1, (self.n_heads, -1)) * mask).flatten(-2)
+        return (x.unflatten(-1, (self.n_heads, -1)) * self._factors[site.layer].to(x)).flatten(-2)

@@ -16,7 +16,8 @@ import numpy as np
 from workbench.models import HookedModel
 from workbench.steering._base import Steering, SteeringError
 from workbench.steering.contrastive import ContrastiveAddition
-from workbench.steering.style_heads import HeadAblation, HeadScores, PersonaActivations, StyleHeads
+from workbench.steering.head_scores import HeadScores
+from workbench.steering.style_heads import HeadAblation, PersonaActivations, StyleHeads
 
 POSITIONS = ("residual after attention", "residual after MLP", "attention output", "correlated heads", "both kinds")
 
