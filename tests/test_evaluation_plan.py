@@ -128,7 +128,10 @@ def test_layers_are_distinct_and_in_range() -> None:
         searched_layers(SizeSpec(layers=(4,)), 4)
 
 
-@pytest.mark.parametrize("path", sorted(SPECS.glob("*.toml")), ids=lambda path: path.stem)
+COMPARISONS = [path for path in sorted(SPECS.glob("*.toml")) if not path.stem.endswith("-masking")]
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_every_shipped_specification_can_be_planned_without_weights(path: Path) -> None:
     spec = read_spec(path)
     plan, shape = plan_without_weights(spec)

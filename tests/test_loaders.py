@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.hub import offline_hub
 from tests.tiny import tiny_model
 from workbench.evaluation.loaders import (
     draw_splits,
@@ -16,7 +18,14 @@ from workbench.evaluation.loaders import (
     load_trait,
 )
 from workbench.evaluation.tasks.base import TaskError
-from workbench.evaluation.tasks.files import attack_task, exam_task, file_task, pair_task, trait_task
+from workbench.evaluation.tasks.files import (
+    attack_task,
+    exam_task,
+    file_task,
+    model_judge,
+    pair_task,
+    trait_task,
+)
 
 SHARED = Path(__file__).parents[2] / "shared"
 QUESTIONS = [
@@ -174,6 +183,44 @@ def test_tasks_from_files_on_any_model(tmp_path: Path) -> None:
     assert exam.metrics[0].name == "letter accuracy"
     with pytest.raises(TaskError, match="unknown kind of task"):
         file_task("poem", path, model)
+
+
+def test_an_exam_of_the_hub_is_the_same_as_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    snapshot = offline_hub(tmp_path, monkeypatch)("datasets--somebody--exam")
+    listing = "configs:\n- config_name: all\n  data_files:\n  - split: test\n    path: all/test.parquet\n"
+    (snapshot / "README.md").write_text(f"---\n{listing}---\n", encoding="utf-8")
+    (snapshot / "all").mkdir()
+    rows = datasets.Dataset.from_list(QUESTIONS)
+    rows = rows.cast_column("answer", datasets.ClassLabel(names=list("ABCD")))  # as on the hub
+    rows.to_parquet(snapshot / "all" / "test.parquet")
+    model = tiny_model("llama")
+    of_hub = exam_task(model, "hf:somebody/exam:all", "law")
+    of_file = exam_task(model, write(tmp_path / "m.jsonl", QUESTIONS), "law")
+    assert (of_hub.item_set, of_hub.lettered) == (of_file.item_set, of_file.lettered)
+    with pytest.raises(TaskError, match="no subject 'code'"):
+        exam_task(model, "hf:somebody/exam:all", "code")
+    with pytest.raises(TaskError, match="cannot load dataset 'somebody/exam'"):
+        exam_task(model, "hf:somebody/exam:none", "law")
+
+
+def test_a_model_as_judge_answers_greedily_and_an_answer_without_a_number_is_no_verdict(tmp_path: Path) -> None:
+    judge = tiny_model("llama", seed=3)
+    ask, answers = model_judge(judge, n_tokens=4), []
+    for prompt in ("the court shall", "a cell", "it was", "the river", "x y"):
+        ids = judge.tokenize([f"{prompt}\n"]).ids[0].tolist()
+        written: list[int] = []
+        while len(written) < 4 and judge.tokenizer.eos_token_id not in written:
+            with torch.inference_mode():
+                written.append(int(judge.hf_model(torch.tensor([ids + written])).logits[0, -1].argmax()))
+        answers.append(judge.decode([token for token in written if token != judge.tokenizer.eos_token_id]))
+        assert ask(prompt) == answers[-1]
+    assert any(answers)
+    extract = trait_file(tmp_path / "calm.json", ["the court", "a cell"])
+    evaluate = trait_file(tmp_path / "eval.json", ["it was", "the river", "a sum", "of"])
+    task = trait_task(tiny_model("llama"), extract, evaluate, model_judge(judge), n_tokens=3)
+    with pytest.raises(TaskError, match="no verdict of 'trait score' on any of 3 texts"):
+        task.score(tiny_model("llama"), "test")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the reference files are not on this machine")

@@ -1,15 +1,20 @@
 """The wrapper against plain Hugging Face, on four families, and its errors."""
 
 import copy
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
+from tests.hub import offline_hub
 from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from workbench.activations import capture
+from workbench.evaluation.catalogue import open_model
+from workbench.evaluation.spec import ModelSpec
 from workbench.models import ModelError, load_model, wrap_model
 from workbench.records import Site
 
@@ -238,3 +243,31 @@ def test_a_real_pretrained_model_tells_a_story() -> None:
     assert "".join(model.token_texts(tokens.ids[0, 1:].tolist())).strip() == "Once upon a time"
     new = model.generate(tokens, max_new_tokens=8)[0]
     assert "there was" in model.decode(new)
+
+
+def test_a_model_of_the_hub_is_read_from_the_cache_without_network(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model_folder, offline_hub(tmp_path, monkeypatch)("models--somebody--tiny"), dirs_exist_ok=True)
+    cached, local = load_model("somebody/tiny"), load_model(str(tiny_model_folder))
+    tokens = local.tokenize(["the court"])
+    assert torch.equal(cached.logits(tokens), local.logits(tokens))
+    assert (cached.name, cached.fingerprint) == ("somebody/tiny", local.fingerprint)
+    with pytest.raises(ModelError, match="'somebody/large' is not in the local cache; allow the download"):
+        load_model("somebody/large")
+
+
+def test_a_device_map_of_one_device_changes_nothing(tiny_model_folder: Path) -> None:
+    spec = ModelSpec(name=str(tiny_model_folder))
+    plain, spread = open_model(spec), open_model(dataclasses.replace(spec, device_map="cpu"))
+    tokens = plain.tokenize(["the court", "a law of the old river"])
+    assert torch.equal(plain.logits(tokens), spread.logits(tokens))
+    site = Site("resid_post", 1)
+    assert torch.equal(capture(plain, tokens, [site])[0], capture(spread, tokens, [site])[0])
+    assert plain.fingerprint == spread.fingerprint
+
+
+def test_a_device_map_without_accelerate_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.models.loading.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="device_map needs the package accelerate; install it, or leave"):
+        open_model(ModelSpec(name="nobody/nothing", device_map="auto"))

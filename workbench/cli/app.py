@@ -13,6 +13,7 @@ from workbench.cli.compare import compare
 from workbench.cli.criticality import mask
 from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
+from workbench.cli.mask_exam import mask_exam
 from workbench.cli.methods import fit, heads, layers
 from workbench.cli.paper import paper
 from workbench.cli.verdicts import verdict
@@ -298,6 +299,7 @@ app.command()(layers)
 app.command()(heads)
 app.command()(card)
 app.command()(mask)
+app.command("mask-exam")(mask_exam)
 app.command()(verdict)
 
 

@@ -71,12 +71,16 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _overridden(spec: "Spec", model: str, device: str, dtype: str, seed: int | None, download: bool) -> "Spec":
+    one = overridden_model(spec.model, model, device, dtype, download)
+    return dataclasses.replace(spec, model=one, seeds=spec.seeds if seed is None else (seed,))
+
+
+def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, download: bool) -> "ModelSpec":
+    """The model of a specification, with what options say instead."""
     given = {"name": model, "device": device, "dtype": dtype}
     changed = {name: value for name, value in given.items() if value}
-    one = dataclasses.replace(spec.model, **changed, download=spec.model.download or download)
-    if model:
-        one = dataclasses.replace(one, shape=None, revision="")
-    return dataclasses.replace(spec, model=one, seeds=spec.seeds if seed is None else (seed,))
+    one = dataclasses.replace(spec, **changed, download=spec.download or download)
+    return dataclasses.replace(one, shape=None, revision="") if model else one
 
 
 def _run(prepared: "Prepared", folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The tasks by the names they have in specifications, and the model of a specification."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from workbench.evaluation.contest import Prepared, prepare
 from workbench.evaluation.damage import N_ELSEWHERE, N_OTHERS
@@ -27,8 +26,8 @@ from workbench.evaluation.tasks.builtin import (
     domain_share,
 )
 from workbench.evaluation.tasks.files import attack_task, exam_task, item_task, pair_task
-from workbench.models import HookedModel, ModelError, load_model, wrap_model
-from workbench.models.loading import BUILTIN, DTYPES, find_model
+from workbench.models import HookedModel, load_model
+from workbench.models.loading import BUILTIN, find_model
 from workbench.records import ChoiceItem
 
 Pooling = Literal["mean", "last"]
@@ -258,33 +257,12 @@ def shape_of(model: ModelSpec) -> ModelShape:
 
 
 def open_model(spec: ModelSpec) -> HookedModel:
-    """The model of a specification, on one device, or spread by Accelerate where it has a `device_map`."""
-    if not spec.device_map:
-        return load_model(
-            spec.name,
-            device=spec.device,
-            dtype=spec.dtype,
-            revision=spec.revision or None,
-            allow_download=spec.download,
-        )
-    if importlib.util.find_spec("accelerate") is None:
-        raise ModelError("device_map needs the package accelerate; install it, or leave device_map out")
-    if spec.dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {spec.dtype!r}; choose one of {', '.join(DTYPES)}")
-    where = find_model(spec.name)
-    options: dict[str, Any] = {}
-    if not Path(where).is_dir():
-        options = {"local_files_only": not spec.download, "revision": spec.revision or None}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        weights = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=DTYPES[spec.dtype],
-            device_map=spec.device_map,
-            attn_implementation="eager",
-            use_safetensors=True,
-            **options,
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load model {spec.name!r}: {' '.join(str(error).split())[:200]}") from error
-    return wrap_model(weights, tokenizer, name=spec.name)
+    """The model of a specification, on one device, or spread over several where it has a `device_map`."""
+    return load_model(
+        spec.name,
+        device=spec.device,
+        dtype=spec.dtype,
+        device_map=spec.device_map,
+        revision=spec.revision or None,
+        allow_download=spec.download,
+    )

@@ -1,6 +1,7 @@
 """Loading a Hugging Face causal language model and checking once that its hooks tell the truth."""
 
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    device_map: str = "",
     revision: str | None = None,
     allow_download: bool = False,
     trust_remote_code: bool = False,
@@ -34,38 +36,53 @@ def load_model(
     """The built-in model, a local folder, or a Hugging Face model by id, wrapped for hooks.
 
     Ids are looked up in the local cache only, unless `allow_download`. Weights are read from safetensors, never from
-    pickles. Raises `ModelError` where the model is missing, is no causal language model, is not supported by
+    pickles. `device_map` ("auto") spreads the model over several devices instead of `device`; it needs the package
+    accelerate. Raises `ModelError` where the model is missing, is no causal language model, is not supported by
     TransformerLens, or where the self-check finds that hooked and plain model disagree.
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if device_map and find_spec("accelerate") is None:
+        raise ModelError("device_map needs the package accelerate; install it, or leave device_map out")
     where = find_model(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not Path(where).is_dir():
         options |= {"local_files_only": not allow_download, "revision": revision}
+    model, tokenizer = _read(name, where, DTYPES[dtype], device_map, options)
+    if not device_map:
+        model = _moved(model, device)
+    shown = name if name == BUILTIN or not Path(where).is_dir() else Path(where).resolve().name
+    return wrap_model(model, tokenizer, name=shown, self_check=self_check)
+
+
+def _read(name: str, where: str, dtype: torch.dtype, device_map: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Weights and tokenizer as Hugging Face reads them, after a look at the config."""
+    weights = {"dtype": dtype, "attn_implementation": "eager", "use_safetensors": True}
+    weights |= {"device_map": device_map} if device_map else {}
     try:
         config = AutoConfig.from_pretrained(where, **options)
         _check_architecture(name, config)
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        options |= {"dtype": DTYPES[dtype], "attn_implementation": "eager", "use_safetensors": True}
         model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights
         )
     except ModelError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        if "local_files_only" in options and not allow_download:
+        if options.get("local_files_only"):
             message = f"model {name!r} is not in the local cache; allow the download (--download) to fetch it"
             raise ModelError(message) from error
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"cannot load model {name!r}: {reason}") from error
     _check_weights(name, report)
+    return model, tokenizer
+
+
+def _moved(model: Any, device: str) -> Any:
     try:
-        model = model.to(device).eval()  # pyright: ignore[reportArgumentType]
+        return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"cannot use device {device!r}: {str(error).splitlines()[0]}; try --device cpu") from error
-    shown = name if name == BUILTIN or not Path(where).is_dir() else Path(where).resolve().name
-    return wrap_model(model, tokenizer, name=shown, self_check=self_check)
 
 
 def wrap_model(model: Any, tokenizer: Any, *, name: str = "unnamed", self_check: bool = True) -> HookedModel:
