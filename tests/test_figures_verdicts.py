@@ -68,11 +68,13 @@ def test_ranks_have_their_intervals_by_domain() -> None:
         SelectionStability("code", 9, 1, "magnitude", 0.96, 1, 3, 0.02, 500),
     ]
     figure = rank_figure(items)
-    (second,) = [trace for trace in figure.data if list(trace.text) == ["7"]]
-    assert (list(second.error_y.array), list(second.error_y.arrayminus)) == ([4], [0])
-    assert sorted(tuple(trace.text) for trace in figure.data) == [("7",), ("9",), ("9",)]
-    assert sum(bool(trace.showlegend) for trace in figure.data) == 2
-    symbols = {trace.name: trace.marker.symbol for trace in figure.data}
+    marks = [trace for trace in figure.data if trace.mode == "markers"]
+    (second,) = [trace for trace in marks if list(trace.y) == [2]]
+    assert (list(second.x), list(second.error_x.array), list(second.error_x.arrayminus)) == ([2], [4], [0])
+    names = [(list(trace.y), [text.strip() for text in trace.text]) for trace in figure.data if trace.mode == "text"]
+    assert names == [([1, 2], ["9", "7"]), ([1], ["9"])]
+    assert sum(bool(trace.showlegend) for trace in marks) == 2
+    symbols = {trace.name: trace.marker.symbol for trace in marks}
     assert len(set(symbols.values())) == len(symbols) == 2  # told apart in grey too
     assert rank_caption(items).startswith("2 of 3 selected dimensions")
     assert "2 are larger in" in rank_caption(items)

@@ -23,6 +23,7 @@ from workbench.figures.style import (
     log_ticks,
     number,
     panel_grid,
+    place_labels,
 )
 
 MEAN, RANDOM = "mean", 0  # the row that averages the domains, and the rank of random dimensions
@@ -156,6 +157,10 @@ def magnitude_drop_figure(masked: pd.DataFrame, n_named: int = 3) -> go.Figure:
     sizes = floats(masked, "magnitude")
     floor = float(sizes[sizes > 0].min()) if (sizes > 0).any() else 1.0  # zero has no place on a logarithmic axis
     masked = masked.assign(magnitude=np.maximum(sizes, floor))
+    limits = {
+        "x": _limits(np.log10(floats(masked, "magnitude")), above=0.08),
+        "y": _limits(floats(masked, "test"), above=0.3),
+    }
     y_title = DROP.replace(" on test (", " on test<br>(")
     figure, cells, height = panel_grid(
         domains, x_title="mean magnitude (activation units)", y_title=y_title, panel_height=210
@@ -177,30 +182,38 @@ def magnitude_drop_figure(masked: pd.DataFrame, n_named: int = 3) -> go.Figure:
             figure.add_trace(trace, row=row, col=column)
         worst = where(where(masked, "domain", domain), "masked_to", "zero")
         named = sorted(row_list(worst), key=lambda item: -item["test"])[:n_named]
-        for item in named:
-            is_rightmost = item["magnitude"] == max(other["magnitude"] for other in named)
-            _name_point(figure, item, row, column, is_above=is_rightmost)
+        _name_points(figure, named, limits, row, column)
         _zero_line(figure, row, column)
-    figure.update_xaxes(log_ticks(floats(masked, "magnitude")))
+    figure.update_yaxes(range=limits["y"])
+    figure.update_xaxes(log_ticks(floats(masked, "magnitude")) | {"range": limits["x"]})
     figure.update_layout(legend={"title": {"text": "masked entries are"}})
     subtitle = f"every dimension that was masked on test; the {n_named} that cost most at zero are named"
     return dress(figure, title="Large, or needed?", subtitle=subtitle, height=height)
 
 
-def _name_point(figure: go.Figure, item: dict[str, Any], row: int, column: int, *, is_above: bool) -> None:
-    """The dimension above its mark, or to the left of it."""
-    figure.add_annotation(
-        text=str(item["dimension"]),
-        x=math.log10(item["magnitude"]),
-        y=item["test"],
-        xanchor="center" if is_above else "right",
-        xshift=0 if is_above else -6,
-        yshift=11 if is_above else 0,
-        showarrow=False,
-        font={"size": 11},
-        row=row,
-        col=column,
+def _limits(values: np.ndarray, *, above: float) -> list[float]:
+    """Axis limits with the given share of the values' range free above them, for names."""
+    low, high = float(values.min()), float(values.max())
+    length = (high - low) or 1.0
+    return [low - 0.08 * length, high + above * length]
+
+
+def _name_points(
+    figure: go.Figure, named: Sequence[dict[str, Any]], limits: dict[str, list[float]], row: int, column: int
+) -> None:
+    """The dimensions above their marks, off each other."""
+    grid = figure.to_dict()["layout"]["meta"]["grid"]
+    x, y = (np.array([float(item[name]) for item in named]) for name in ("magnitude", "test"))
+    places = {"x": np.log10(x), "y": y}
+    right, up = (
+        (places[axis] - limits[axis][0]) / (limits[axis][1] - limits[axis][0]) * grid[length]
+        for axis, length in (("x", "width"), ("y", "height"))
     )
+    spots = place_labels(right, up, panel_width=float(grid["width"]), panel_height=float(grid["height"]))
+    for item, at, (ax, ay) in zip(named, places["x"].tolist(), spots.tolist(), strict=True):
+        figure.add_annotation(
+            text=str(item["dimension"]), x=at, y=item["test"], ax=ax, ay=ay, font={"size": 11}, row=row, col=column
+        )
 
 
 def magnitude_drop_caption(masked: pd.DataFrame) -> str:
@@ -239,9 +252,12 @@ def overlap_figure(agreement: pd.DataFrame, ranked_by: str = "zero") -> go.Figur
     rows = where(agreement, "ranked_by", ranked_by)
     readings = list(dict.fromkeys(rows["tokens"]))
     domains = list(dict.fromkeys(rows["domain"]))
-    names = [f"magnitude {reading}" if reading != "all tokens" else "magnitude over all tokens" for reading in readings]
     figure, cells, height = panel_grid(
-        names, x_title="k", y_title="shared share<br>of the top k", panel_height=230, n_columns=2
+        [f"magnitude: {reading}" for reading in readings],
+        x_title="k",
+        y_title="shared share<br>of the top k",
+        panel_height=230,
+        n_columns=2,
     )
     for panel, (reading, (row, column)) in enumerate(zip(readings, cells, strict=True)):
         of_reading = where(rows, "tokens", reading)

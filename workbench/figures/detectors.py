@@ -72,7 +72,7 @@ def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = No
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=names[::-1], range=[-0.7, len(names) - 0.3]
     )
-    figure.update_yaxes(title_text="detector", tickfont={"size": 11})
+    figure.update_yaxes(title_text="token class · dimension, layer, end", tickfont={"size": 11})
     if not shown:
         figure.add_annotation(
             text="no detector carries a label", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False
@@ -90,7 +90,7 @@ def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = No
 def _name(detector: Detector, index: int) -> str:
     # Zero-width spaces keep two detectors of equal description apart on a category axis.
     end = "↑" if detector.end == "high" else "↓"
-    text = f"{escape(detector.label)} · dim {detector.dimension} · layer {detector.layer} {end}"
+    text = f"{escape(detector.label)} ·\u00a0{detector.dimension}\u00a0L{detector.layer}\u00a0{end}"
     return text + "\u200b" * index
 
 

@@ -163,7 +163,8 @@ def _forest(chosen: Sequence[Comparison], title: str, axis: str) -> go.Figure:
         for index, arm in enumerate(arms):
             own = [item for item in chosen if item.domain == domain and arm_name(item) == arm]
             figure.add_trace(_arm_row([item for item in own if is_measured(item)], arm, index), row=row, col=column)
-            figure.add_trace(_not_run([item for item in own if not is_measured(item)], arm), row=row, col=column)
+            if not any(map(is_measured, own)):
+                figure.add_trace(_not_run(own, arm), row=row, col=column)
         _zero_line(figure, "x", row, column)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=[escape(arm) for arm in arms[::-1]])
     figure.update_yaxes(range=[-0.6, len(arms) - 0.4], tickfont={"size": 11})
@@ -253,14 +254,14 @@ def _arm_curve(own: Sequence[Comparison], arm: str, index: int, shift: float) ->
 
 def _not_run(own: Sequence[Comparison], arm: str) -> go.Scatter:
     return go.Scatter(
-        x=[0.0] * len(own),
-        y=[escape(arm)] * len(own),
+        x=[0.0],
+        y=[escape(arm)],
         mode="text",
-        text=["not run"] * len(own),
+        text=["not run\u2002"],
         textposition="middle left",
         textfont={"size": 11, "color": NEUTRAL},
         showlegend=False,
-        hovertext=[escape(f"{arm}: {reading(item)}") for item in own],
+        hovertext=[escape(f"{arm}: {reading(own[0]) if own else 'not measured'}")],
         hoverinfo="text",
     )
 

@@ -147,7 +147,7 @@ def figure_frame(figure: go.Figure) -> pd.DataFrame:
 
 
 def _plain(text: str) -> str:
-    shown = re.sub(r"<.*?>|\u200b", "", re.sub("<br>", " ", text))
+    shown = re.sub(r"<.*?>|\u200b", "", re.sub("<br>|\u00a0", " ", text))
     return shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("&#x27;", "'")
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from workbench.figures.panels import (
     Traces,
     axis_keys,
     axis_title,
+    heads_of,
     labels_of,
     lay_grid,
     lay_row,
@@ -142,7 +142,7 @@ def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | No
         height = max(height, LOWEST_MAP) if any(map(_has_bar, traces)) else height
         if is_row:
             height = lay_row(layout, is_row, width, height, size)
-    top = 8 + LINE * size * _has_heads(layout)
+    top = 8 + LINE * size * bool(heads_of(layout))
     bottom = 10 + 1.2 * size
     if grid:
         bottom += _one_title_each(layout, titles, height, width, size, max(labels, TICKS) + 8)
@@ -163,11 +163,6 @@ def _lay_out(layout: Layout, traces: Traces, column: Preset, n_columns: int | No
 def _has_bar(trace: dict[str, Any]) -> bool:
     is_map = trace.get("type") in ("heatmap", "contour") and trace.get("showscale", True)
     return bool(is_map or (trace.get("marker") or {}).get("colorbar"))
-
-
-def _has_heads(layout: Layout) -> bool:
-    """Whether names stand above the panels."""
-    return any(str(note.get("yref", "")).endswith("domain") for note in layout.get("annotations", ()))
 
 
 def _tick_height(layout: Layout, traces: Traces, width: float, size: float) -> float:
@@ -221,13 +216,22 @@ def _legend(layout: Layout, traces: Traces, sizes: tuple[float, float], free: li
         place = {"x": (free[0] + 6) / width, "xanchor": "left", "y": free[2] / height, "yanchor": "top"}
         layout["legend"] = look | place | {"title": {"text": text, "font": {"size": size}}}
         return 0.0
-    per_row = max(1, int(width // widest))
-    n_rows = ceil(len(names) / per_row) + bool(title)
+    n_rows = _legend_rows(list(names.values()), any(trace.get("legendgroup") for trace in traces), width, size)
+    n_rows += bool(title)
     place = {"xref": "container", "yref": "container", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "bottom"}
     layout["legend"] = (
         look | place | {"orientation": "h", "title": {"text": title, "side": "top", "font": {"size": size}}}
     )
     return n_rows * line + 8
+
+
+def _legend_rows(names: Sequence[str], is_grouped: bool, width: float, size: float) -> int:
+    """Rows that a horizontal legend takes: groups follow each other closely, single entries get equal columns."""
+    widths = [text_width(name, size) + SYMBOL_WIDTH for name in names]
+    n_rows, used = 1, 0.0
+    for own in widths if is_grouped else [max(widths)] * len(widths):
+        n_rows, used = (n_rows + 1, own) if used and used + own > width else (n_rows, used + own)
+    return n_rows
 
 
 def _place_names(layout: Layout, inner_width: float, inner_height: float, size: float) -> None:

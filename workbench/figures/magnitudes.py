@@ -94,8 +94,9 @@ def first_position_figure(statistics: DimensionStatistics, domains: Sequence[str
         _layer_axis(figure, values.shape[0], column)
     both = np.stack([values for _, values in sides])
     figure.update_yaxes(title_text=UNIT, row=1, col=1)
-    if is_dwarfed(both):
-        figure.update_yaxes(log_ticks(both))
+    is_log = is_dwarfed(both)
+    drawn = np.concatenate([np.sort(both)[..., -3:], np.median(both, axis=2, keepdims=True)], axis=2)
+    figure.update_yaxes((log_ticks(drawn) if is_log else {}) | {"range": _limits(drawn, is_log)})
     figure.update_layout(legend={"title": {"text": "over dimensions"}})
     of = names_or_count([statistics.domains[index] for index in shown])
     subtitle = f"residual stream after each block, mean over {of}; numbers name the largest dimension"

@@ -113,6 +113,11 @@ def panel_pixels(layout: Layout) -> tuple[float, float]:
     return 944.0, height
 
 
+def heads_of(layout: Layout) -> list[dict[str, Any]]:
+    """The names above the panels."""
+    return [note for note in layout.get("annotations", ()) if str(note.get("yref", "")).endswith("domain")]
+
+
 def lay_grid(
     layout: Layout, inner_width: float, size: float, row_height: float, n_columns: int | None
 ) -> tuple[float, list[float]]:
@@ -124,6 +129,9 @@ def lay_grid(
     grid = layout["meta"]["grid"]
     n_panels = int(grid["panels"])
     fitting = max(1, int((inner_width + GAP) // (NARROWEST_PANEL + GAP)))
+    longest = max((text_width(str(head["text"]), size) for head in heads_of(layout)), default=0.0)
+    while fitting > 1 and (inner_width - (fitting - 1) * GAP) / fitting < longest:
+        fitting -= 1
     n_columns = min(n_columns or min(int(grid["columns"]), fitting), n_panels)
     n_rows = ceil(n_panels / n_columns)
     width = (inner_width - (n_columns - 1) * GAP) / n_columns
@@ -158,11 +166,11 @@ def side_by_side(layout: Layout) -> list[tuple[str, str]]:
 
 
 def lay_row(layout: Layout, panels: Sequence[tuple[str, str]], inner_width: float, height: float, size: float) -> float:
-    """Place panels side by side with room for their own titles, or one above the other where they would be too narrow.
+    """Place panels side by side with room for their own titles, in several rows where they would be too narrow.
 
     Returns the height of the drawing area.
     """
-    gaps = [GAP if layout[y].get("showticklabels") is False else TICKS + 2 * LINE * size for _, y in panels[1:]]
+    gaps = [_gap(layout[y], size) for _, y in panels[1:]]
     lengths = [layout[x]["domain"][1] - layout[x]["domain"][0] for x, _ in panels]
     room = inner_width - sum(gaps)
     widths = [room * length / sum(lengths) for length in lengths]
@@ -172,15 +180,27 @@ def lay_row(layout: Layout, panels: Sequence[tuple[str, str]], inner_width: floa
             layout[x]["domain"] = [left / inner_width, min(1.0, (left + width) / inner_width)]
             left += width + gap
         return height
-    between = 4.2 * size
-    inner = len(panels) * height + (len(panels) - 1) * between
+    gap, between = TICKS + 2 * LINE * size, 4.2 * size
+    n_rows = ceil(len(panels) / max(1, int((inner_width + gap) // (NARROWEST_PANEL + gap))))
+    n_columns = ceil(len(panels) / n_rows)
+    width = (inner_width - (n_columns - 1) * gap) / n_columns
+    inner = n_rows * height + (n_rows - 1) * between
     title = axis_title(layout, "y")
     for index, (x, y) in enumerate(panels):
-        top = inner - index * (height + between)
-        layout[x] |= {"domain": [0, 1], "anchor": y.replace("axis", "")}
+        row, column = divmod(index, n_columns)
+        left, top = column * (width + gap), inner - row * (height + between)
+        right = min(1.0, (left + width) / inner_width)
+        layout[x] |= {"domain": [left / inner_width, right], "anchor": y.replace("axis", "")}
         layout[y] |= {"domain": [max(0.0, (top - height) / inner), top / inner], "showticklabels": True}
         layout[y]["title"] = layout[y].get("title") or {"text": title}
     return inner
+
+
+def _gap(axis: dict[str, Any], size: float) -> float:
+    """Room before a panel for the labels and the title of its vertical axis."""
+    if axis.get("showticklabels") is False:
+        return GAP
+    return TICKS + (2 * LINE if (axis.get("title") or {}).get("text") else 1) * size
 
 
 def wrap_titles(layout: Layout, inner_height: float, inner_width: float, size: float) -> float:

@@ -51,7 +51,7 @@ def recall_figure(recall: pd.DataFrame) -> go.Figure:
         figure.add_hline(y=value, line=line) if axis == "y" else figure.add_vline(x=value, line=line)
     figure.update_xaxes(title_text="cost, as a share of masking every dimension", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(title_text="recall of the true top 10", tickformat=".0%", range=[-0.03, 1.05])
-    figure.update_layout(legend={"title": {"text": "estimate (line: worst domain)"}})
+    figure.update_layout(showlegend=True, legend={"title": {"text": "estimate (line: worst domain)"}})
     subtitle = "candidates m are masked exactly; faint marks are single domains; dotted: the goal"
     return dress(figure, title="Finding the needed dimensions without masking all", subtitle=subtitle, height=420)
 

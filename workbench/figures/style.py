@@ -164,7 +164,7 @@ def place_labels(
     """
     # A label in place blocks at most three of these heights, so that three per label always leave one free.
     heights = range(-16, -16 - 14 * 3 * len(x), -14)
-    offsets = [(dx, dy) for dy in heights for dx in (0, 26, -26, 46, -46)]
+    offsets = [(dx, dy) for dy in heights for dx in (0, 26, -26, 46, -46, 66, -66)]
     placed: list[tuple[float, float]] = []
     chosen = np.zeros((len(x), 2), dtype=int)
     for index in np.argsort(-y, kind="stable"):
@@ -195,10 +195,15 @@ def scale_bar(title: str, *, length: float = 1.0) -> dict[str, object]:
 
 
 def log_ticks(values: Float[np.ndarray, "..."]) -> dict[str, object]:
-    """A logarithmic axis with labels at the powers of ten, if there are enough of them in the values' range."""
+    """A logarithmic axis with labels at the powers of ten, or at 1, 2 and 5 times them over less than 1.5 decades."""
     positive = values[values > 0]
-    decades = float(np.log10(positive.max() / positive.min())) if positive.size else 0.0
-    return {"type": "log", "dtick": 1 if decades >= 1.5 else None, "minor": {"ticks": "outside", "ticklen": 2}}
+    low, high = np.log10([positive.min(), positive.max()]) if positive.size else (0.0, 0.0)
+    if not 0.5 <= high - low < 1.5:
+        return {"type": "log", "dtick": 1 if high > low + 1 else None, "minor": {"ticks": "outside", "ticklen": 2}}
+    powers = range(math.floor(low) - 1, math.ceil(high) + 1)
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    near = [tick for tick in ticks if low - 0.2 <= math.log10(tick) <= high + 0.2]
+    return {"type": "log", "tickvals": near, "ticktext": [f"{tick:g}" for tick in near]}
 
 
 def is_dwarfed(values: Float[np.ndarray, "..."]) -> bool:

@@ -16,6 +16,7 @@ from workbench.figures.style import (
     SEQUENTIAL,
     dress,
     joined,
+    log_ticks,
     number,
     panel_grid,
     panel_title,
@@ -30,6 +31,7 @@ LEVEL = 0.05
 SCORES = {"within": "class against other tokens of the domain", "across": "class inside the domain against outside it"}
 LABEL_LOOKS = {"DCDs": (PALETTE[0], "circle", "solid"), "other dimensions": (PALETTE[1], "square", "dash")}
 LOWER_IS_BETTER = ("CDS",)
+UNITS = {"discriminative": "dimensions", "labelled": "share", "CDS": "nats per token, lower is better"}
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -113,26 +115,32 @@ def verdict_caption(verdicts: Sequence[Verdict]) -> str:
 
 
 def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
-    """Rank of every selected dimension with its 95 % interval over resampled passages, one panel per domain."""
+    """Where every selected dimension ranks when passages are resampled, one panel per domain, one row per dimension.
+
+    Marks are ranks, whiskers 95 % intervals over resampled passages; the number after them is the dimension.
+    """
     if not selections:
         raise ValueError("there are no selected dimensions to draw; select some first")
     domains = list(dict.fromkeys(item.domain for item in selections))
+    n_rows, highest = max(item.rank for item in selections), max(item.rank_high for item in selections)
     figure, cells, height = panel_grid(
-        domains, x_title="rank", y_title="rank in resamples", panel_height=170, n_columns=min(len(domains), 4)
+        domains, x_title="rank in resamples", y_title="rank", panel_height=22 * n_rows, n_columns=min(len(domains), 4)
     )
     shown: set[str] = set()
     for domain, (row, column) in zip(domains, cells, strict=True):
+        own = [item for item in selections if item.domain == domain]
         for is_larger, name, colour, symbol in (
             (True, "larger than elsewhere (p ≤ 0.05)", PALETTE[0], "circle"),
             (False, "not shown to be larger", PALETTE[1], "diamond-open"),
         ):
-            of = [item for item in selections if item.domain == domain and (item.p_value <= LEVEL) == is_larger]
+            of = [item for item in own if (item.p_value <= LEVEL) == is_larger]
             if of:
                 figure.add_trace(_rank_trace(of, name, colour, symbol, name not in shown), row=row, col=column)
                 shown.add(name)
-    highest = max(item.rank_high for item in selections)
-    figure.update_yaxes(type="log", range=[np.log10(max(highest, 10)) + 0.1, -0.15], dtick=1)
-    figure.update_xaxes(range=[0.4, max(item.rank for item in selections) + 0.6])
+        figure.add_trace(_rank_names(own), row=row, col=column)
+    figure.update_yaxes(range=[n_rows + 0.6, 0.4], dtick=1 if n_rows <= 16 else None)
+    room = 1.35 * np.log10(max(highest, 10))  # for the numbers
+    figure.update_xaxes(log_ticks(np.array([1.0, max(highest, 10)])) | {"range": [-0.1, room]})
     subtitle = (
         f"whiskers: 95 % of {selections[0].n_resamples} bootstraps of passages; numbers are dimensions; "
         f"p adjusted over all domains and dimensions"
@@ -144,24 +152,21 @@ def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
 def _rank_trace(
     selections: Sequence[SelectionStability], name: str, colour: str, symbol: str, is_shown: bool
 ) -> go.Scatter:
-    rank = np.array([item.rank for item in selections])
+    rank = [item.rank for item in selections]
     return go.Scatter(
         x=rank,
         y=rank,
-        mode="markers+text",
-        text=[str(item.dimension) for item in selections],
-        textposition="middle right",
-        textfont={"size": 10},
+        mode="markers",
         name=name,
         legendgroup=name,
         showlegend=is_shown,
-        marker={"color": colour, "symbol": symbol, "size": 7, "line": {"width": 1.5}},
-        error_y={
+        marker={"color": colour, "symbol": symbol, "size": 8, "line": {"width": 1.5, "color": colour}},
+        error_x={
             "array": [item.rank_high - item.rank for item in selections],
             "arrayminus": [item.rank - item.rank_low for item in selections],
             "color": colour,
             "thickness": 1.5,
-            "width": 3,
+            "width": 0,
         },
         customdata=[
             f"dimension {item.dimension}: rank {item.rank}, 95 % in {item.rank_low} to {item.rank_high}<br>"
@@ -169,6 +174,20 @@ def _rank_trace(
             for item in selections
         ],
         hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _rank_names(selections: Sequence[SelectionStability]) -> go.Scatter:
+    """The dimensions, each after the end of its whisker."""
+    return go.Scatter(
+        x=[max(item.rank, item.rank_high) for item in selections],
+        y=[item.rank for item in selections],
+        mode="text",
+        text=[f"\u2003{item.dimension}" for item in selections],
+        textposition="middle right",
+        textfont={"size": 11},
+        hoverinfo="skip",
+        showlegend=False,
     )
 
 
@@ -260,7 +279,7 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
             for trace in _band(of, group, look, is_first=(row, column) == cells[0]):
                 figure.add_trace(trace, row=row, col=column)
     figure.add_hline(y=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(range=[-0.05, 1.08], tickformat=".0%", dtick=0.25)
     figure.update_yaxes(range=[min(0.45, *map(float, curve["low"].tolist())) - 0.02, 1.02])
     subtitle = "labelled from the best score on identify downwards; bands: 95 % over resampled dimensions; dotted: luck"
     figure.update_layout(legend={"orientation": "h", "y": -0.16, "x": 0, "xanchor": "left", "yanchor": "top"})
@@ -318,7 +337,7 @@ def basis_figure(scores: Sequence[BasisScore]) -> go.Figure:
     if not scores:
         raise ValueError("there are no scores to draw; compare at least two bases")
     table = _basis_means(scores)
-    figure = make_subplots(1, len(table.index), horizontal_spacing=0.07)
+    figure = make_subplots(1, len(table.index), horizontal_spacing=0.08)
     for column, measure in enumerate(table.index, start=1):
         rotated = table.loc[measure].drop("coordinate").to_numpy()
         spread = np.linspace(-0.3, 0.3, len(rotated)) if len(rotated) > 1 else np.zeros(1)
@@ -333,8 +352,8 @@ def basis_figure(scores: Sequence[BasisScore]) -> go.Figure:
                 row=1,
                 col=column,
             )
-        note = ", lower is better" if measure in LOWER_IS_BETTER else ""
-        panel_title(figure, f"{measure}{note}", 1, column)
+        panel_title(figure, measure, 1, column)
+        figure.update_yaxes(title_text=UNITS.get(measure), row=1, col=column)
     figure.update_xaxes(visible=False, range=[-0.6, 0.6])
     figure.update_layout(legend={"orientation": "h", "y": -0.06, "x": 0, "yanchor": "top"})
     n_domains = len({item.domain for item in scores})
