@@ -2,7 +2,7 @@
 
 ranking     sign-consistency scores and the top units for stacked activations of pairs x units, by the streamed counters
             of `sign_consistency` (batch by batch) against a loop over units on stacked tensors, as the paper's code has
-            it. The loop is timed on `--loop-units` units and scaled up; its memory is not.
+            it. The loop runs over the first `--loop-units` units of the whole stack, and its time is scaled up.
 memory      peak resident bytes of a fresh process that counts signs over n and over ten times as many pairs.
 generation  cached generation under every method against unsteered: median ratio over alternating repetitions.
 """
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ from workbench.steering import (
     StyleHeads,
     steer,
 )
-from workbench.steering.austeer import count_signs
+from workbench.steering.unit_scores import count_signs, first_of
 
 BATCH = 16
 
@@ -51,15 +52,15 @@ def batches(n_pairs: int, n_units: int, seed: int = 0) -> Iterator[tuple[Tensor,
         yield torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
 
 
-def streamed(stream: Iterator[tuple[Tensor, Tensor]], n_units: int, k: int) -> Tensor:
+def streamed(stream: Iterator[tuple[Tensor, Tensor]], n_units: int, k: int) -> list[int]:
     larger, smaller, *_ = count_signs(stream, (1, n_units))
-    return torch.maximum(larger, smaller).flatten().topk(k).indices
+    return first_of(np.maximum(larger, smaller).ravel(), k).tolist()
 
 
-def loop(positive: Tensor, negative: Tensor, k: int) -> list[int]:
+def loop(positive: Tensor, negative: Tensor, n_units: int, k: int) -> list[int]:
     """One unit at a time on stacked tensors [pair, unit], and a sort of all scores."""
     scores = {}
-    for unit in range(positive.shape[1]):
+    for unit in range(n_units):
         difference = positive[:, unit] - negative[:, unit]
         up = (difference > 0).float().mean().item()
         down = (difference < 0).float().mean().item()
@@ -77,13 +78,11 @@ def ranking(n_pairs: int, n_units: int, loop_units: int, repetitions: int) -> di
     """Seconds of both ways; what they choose is compared on the units that the loop sees."""
     held = list(batches(n_pairs, n_units))
     fast = [seconds(lambda: streamed(iter(held), n_units, 100)) for _ in range(repetitions)]
-    positive, negative = (torch.cat([batch[side][0, :, :loop_units] for batch in held]) for side in (0, 1))
-    slow = seconds(lambda: loop(positive, negative, 100)) * n_units / loop_units
     part = [(one[:, :, :loop_units], other[:, :, :loop_units]) for one, other in held]
-    larger, smaller, *_ = count_signs(iter(part), (1, loop_units))
-    counted = torch.maximum(larger, smaller).flatten()
-    chosen = loop(positive, negative, 100)
-    agreed = sorted(counted[chosen].tolist()) == sorted(counted.topk(100).values.tolist())
+    expected = streamed(iter(part), loop_units, 100)
+    positive, negative = (torch.cat([batch[side][0] for batch in held]) for side in (0, 1))
+    chosen: list[int] = []
+    slow = seconds(lambda: chosen.extend(loop(positive, negative, loop_units, 100))) * n_units / loop_units
     return {
         "pairs": n_pairs,
         "units": n_units,
@@ -91,7 +90,7 @@ def ranking(n_pairs: int, n_units: int, loop_units: int, repetitions: int) -> di
         "loop_seconds": slow,
         "loop_units_timed": loop_units,
         "ratio": slow / statistics.median(fast),
-        "same_scores": agreed,
+        "same_units": chosen == expected,
     }
 
 
@@ -162,7 +161,7 @@ def generation(model: HookedModel, n_tokens: int, repetitions: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--units", type=int, default=131_072)

@@ -143,7 +143,7 @@ def one_persona(model: HookedModel, persona: str, limit: int | None) -> dict[str
     found = persona_activations(model, exchanges.positive, exchanges.negative)
     formed = layer_map(found)
     layer = min(formed.layer, model.n_layers - 2)
-    scores = head_scores(model, found, n_resamples=100)
+    scores = head_scores(model, found)
     methods, correlated, anti = methods_of(model, found, scores, layer)
     items = load_behaviours("personas", kind=persona, split="test")[:limit]
     prompts = [item.prompt for item in load_behaviours("personas", kind=PLAIN, split="test")][:limit]
@@ -167,6 +167,7 @@ def one_persona(model: HookedModel, persona: str, limit: int | None) -> dict[str
         "correlated": correlated,
         "anti_correlated": anti,
         "shares": scores.share[layer].tolist(),
+        "is_shown": bool(scores.low[layer, correlated[0]] > 0),
         "reference": reference,
         "curves": curves,
         "ablation": ablation(model, items, layer, correlated),
@@ -222,9 +223,10 @@ def persona_lines(one: dict[str, Any], curves: dict[str, Curve]) -> list[str]:
     difference = pareto_interval(curves[HEADS], curves[RESIDUAL])
     against = pareto_interval(curves[HEADS], curves["random heads"])
     heads = ", ".join(map(str, one["correlated"]))
+    found = f"correlated heads {heads}" if one["is_shown"] else f"no head shown to be correlated, largest share {heads}"
     return [
         f"* {one['persona']}: {one['n_kept']} of {one['n_asked']} questions kept; formed at layer {one['layer']}; "
-        f"correlated heads {heads}. Asked for, the persona shows in {reference['marked_when_asked']:.0%} of answers "
+        f"{found}. Asked for, the persona shows in {reference['marked_when_asked']:.0%} of answers "
         f"(at {reference['damage_when_asked']:+.1f} nats), unasked in {reference['marked_unsteered']:.0%}. Its heads "
         f"against {RESIDUAL}: {verdict(difference)}; against random heads: {verdict(against)}.",
     ]

@@ -35,8 +35,9 @@ def test_alpha_minus_one_is_zero_ablation_of_the_site(model: HookedModel) -> Non
 
 def test_alpha_zero_is_the_identity(model: HookedModel) -> None:
     tokens = model.tokenize(["the court shall sum"])
+    before = model.logits(tokens)
     with steer(model, ActivationScaling(torch.zeros(2, 5), ("attn_out.0", "mlp_out.2")), 1.0, "all"):
-        assert torch.equal(model.logits(tokens), model.logits(tokens))
+        assert torch.equal(model.logits(tokens), before)
 
 
 def test_positions_beyond_the_table_are_left_alone(model: HookedModel) -> None:

@@ -80,9 +80,9 @@ def test_contributions_equal_an_independent_transcription(model: HookedModel) ->
     total = output @ delta
     for head in range(model.n_heads):
         part = slice(head * model.d_head, (head + 1) * model.d_head)
-        assert scores.contribution[1, head] == pytest.approx(
-            float((output[:, part] @ delta[part]) @ total), abs=1e-6, rel=1e-4
-        )
+        written = output[:, part] @ delta[part]
+        assert scores.contribution[1, head] == pytest.approx(float(written @ total), abs=1e-6, rel=1e-4)
+        assert scores.cosine[1, head] == pytest.approx(float(torch.cosine_similarity(written, total, dim=0)), rel=1e-4)
 
 
 @pytest.mark.parametrize(("n_positive", "n_negative"), [(4, 3), (4, 4)])

@@ -24,15 +24,7 @@ from workbench.steering.ablation import (
 from workbench.steering.actadd import ActAdd
 from workbench.steering.activation_scaling import ActivationScaling
 from workbench.steering.artefacts import Artefact, load_steering, save_steering
-from workbench.steering.austeer import (
-    AUSteer,
-    SignScores,
-    UnitSelection,
-    null_threshold,
-    select_units,
-    sign_consistency,
-    unit_frame,
-)
+from workbench.steering.austeer import AUSteer
 from workbench.steering.contrastive import ContrastiveAddition
 from workbench.steering.critical import CriticalDimensionSteering
 from workbench.steering.dial_items import (
@@ -65,6 +57,14 @@ from workbench.steering.style_positions import (
     heads_by_role,
     random_heads,
     steering_positions,
+)
+from workbench.steering.unit_scores import (
+    SignScores,
+    UnitSelection,
+    null_threshold,
+    select_units,
+    sign_consistency,
+    unit_frame,
 )
 
 METHODS: tuple[type[Steering], ...] = (

@@ -91,6 +91,11 @@ class Steering(ABC):
         """The number of tokens that prompts must have, for methods learned per position; None for all others."""
         return None
 
+    @property
+    def reach(self) -> int | None:
+        """The absolute position from which on delta is zero and nothing need be computed; None if there is none."""
+        return self.prompt_length
+
     @abstractmethod
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
@@ -129,17 +134,17 @@ class ProbeLog:
     """How many tokens were edited at which site, and in how many passes: the proof that an edit landed."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
-        self._edited: dict[Site, Tensor | int] = dict.fromkeys(sites, 0)
-        self._passes: dict[Site, int] = dict.fromkeys(sites, 0)
+        self._edited = dict.fromkeys(sites, 0)
+        self._passes = dict.fromkeys(sites, 0)
 
-    def note(self, site: Site, mask: Bool[Tensor, "batch pos"]) -> None:
-        self._edited[site] = self._edited[site] + mask.sum()
+    def note(self, site: Site, n_tokens: int) -> None:
+        self._edited[site] += n_tokens
         self._passes[site] += 1
 
     @property
     def edited(self) -> dict[Site, int]:
-        """Tokens edited so far, per site."""
-        return {site: int(count) for site, count in self._edited.items()}
+        """Tokens in scope so far, per site."""
+        return dict(self._edited)
 
     @property
     def passes(self) -> dict[Site, int]:
@@ -150,19 +155,47 @@ class ProbeLog:
         return ", ".join(f"{site}: {self.edited[site]} tokens in {self.passes[site]} passes" for site in self._edited)
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What is the same at every site of one forward pass, and therefore worked out once.
+
+    `n_tokens` are in scope; `is_idle` says that delta is zero at all of them.
+    """
+
+    call: Call
+    mask: Bool[Tensor, "batch pos"]
+    weight: float | Float[Tensor, "batch pos 1"]
+    n_tokens: int
+    is_idle: bool
+
+    @classmethod
+    def of(cls, call: Call, strength: Strength, scope: Scope, reach: int | None) -> "_Pass":
+        mask, weight = _weights(strength, scope.mask(call), call.positions)
+        n_tokens = int(mask.sum())
+        is_idle = n_tokens == 0 or (reach is not None and not bool((mask & (call.positions < reach)).any()))
+        return cls(call, mask, weight, n_tokens, is_idle)
+
+
 class SteeringHandle:
     """An applied steering: use it in a `with` block, or call `remove()`; `log` counts what was edited."""
 
     def __init__(self, model: HookedModel, steering: Steering, strength: Strength, scope: Scope) -> None:
         self.log = ProbeLog(steering.sites)
         self._stack = ExitStack()
+        current: _Pass | None = None
 
-        def edit(values: Tensor, site: Site, call: Call) -> Tensor:
-            mask, weight = _weights(strength, scope.mask(call), call.positions)
-            self.log.note(site, mask)
+        def edit(values: Tensor, site: Site, call: Call) -> Tensor | None:
+            nonlocal current
+            if current is None or current.call is not call:
+                current = _Pass.of(call, strength, scope, steering.reach)
+            self.log.note(site, current.n_tokens)
+            if current.is_idle:
+                return None
             x = values.float()
-            edited = x + weight * steering.delta(x, site, call.positions)
-            return torch.where(mask[..., None], edited, x)
+            edited = _moved(x, steering.delta(x, site, call.positions), current.weight)
+            return (
+                edited if current.n_tokens == current.mask.numel() else torch.where(current.mask[..., None], edited, x)
+            )
 
         self._stack.enter_context(model.hooked(dict.fromkeys(steering.sites, edit), editing=True))
 
@@ -177,6 +210,15 @@ class SteeringHandle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def _moved(
+    x: Float[Tensor, "batch pos width"],
+    delta: Float[Tensor, "batch pos width"],
+    weight: float | Float[Tensor, "batch pos 1"],
+) -> Float[Tensor, "batch pos width"]:
+    """x + weight * delta in one operation."""
+    return torch.addcmul(x, weight, delta) if isinstance(weight, Tensor) else torch.add(x, delta, alpha=weight)
 
 
 def _weights(

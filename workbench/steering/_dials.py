@@ -7,6 +7,7 @@ ways), faithfulness (other tokens keep their distribution), minimality (an L1 pe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,8 @@ from torch.nn.functional import relu
 from workbench.models import HookedModel
 from workbench.records import Site, Tokens
 from workbench.steering._base import Scope, Steering, SteeringError, steer
+
+Dial = TypeVar("Dial", bound=Steering)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,34 @@ def minimise(
         if since >= objective.patience and is_flipped:
             return values.detach().cpu(), step
     return values.detach().cpu(), objective.steps
+
+
+def check_sites(rows: Tensor, site_names: Sequence[str]) -> None:
+    """Raise unless a dial has one row of values per site."""
+    if len(site_names) != len(rows):
+        raise SteeringError(f"{len(rows)} rows of values for {len(site_names)} sites; give one per site")
+
+
+def fit_dial(
+    model: HookedModel,
+    items: Sequence[DialItem],
+    build: Callable[[Tensor, tuple[str, ...]], Dial],
+    start: Callable[[int, int], Tensor],
+    *,
+    layers: Sequence[int] | None,
+    objective: Objective,
+    equal_length: bool,
+) -> tuple[Dial, DialReport]:
+    """Learn `build(values, site names)` from the values `start(number of sites, tokens of the longest prompt)`.
+
+    Returns the method and how it does on the items that it was learned on.
+    """
+    batch = dial_batch(model, items, equal_length=equal_length)
+    names = tuple(str(site) for site in dial_sites(model, layers))
+    zeros = start(len(names), batch.tokens.ids.shape[1])
+    values, steps = minimise(model, batch, zeros, lambda values: build(values, names), objective)
+    fitted = build(values, names)
+    return fitted, evaluate_dial(model, fitted, items, n_steps=steps)
 
 
 def evaluate_dial(model: HookedModel, steering: Steering, items: Sequence[DialItem], *, n_steps: int = 0) -> DialReport:

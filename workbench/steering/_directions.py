@@ -45,6 +45,12 @@ def difference_in_means(
     return pooled_means(model, positive, sites, pooling).mean(0) - pooled_means(model, negative, sites, pooling).mean(0)
 
 
+def check_layers(noun: str, rows: Sequence[object] | Tensor, layers: Sequence[int]) -> None:
+    """Raise unless there is one row per layer and no layer stands twice."""
+    if len(layers) != len(rows) or len(set(layers)) != len(layers):
+        raise SteeringError(f"{len(rows)} {noun} for layers {tuple(layers)}; give one per distinct layer")
+
+
 def check_finite(name: str, values: Tensor) -> None:
     """Raise if a payload holds NaN or infinite values."""
     if not bool(torch.isfinite(values).all()):

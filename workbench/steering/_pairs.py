@@ -30,6 +30,12 @@ def check_kind(kind: str, allowed: object, method: str) -> None:
         raise SteeringError(f"{method} does not act at {kind!r}; choose one of {', '.join(get_args(allowed))}")
 
 
+def check_option(noun: str, value: str, allowed: object) -> None:
+    """Raise unless `value` is one of the options in the Literal `allowed`."""
+    if value not in get_args(allowed):
+        raise SteeringError(f"unknown {noun} {value!r}; choose one of {', '.join(get_args(allowed))}")
+
+
 def check_count(k: int, n_available: int, noun: str) -> None:
     """Raise unless 1 <= k <= n_available."""
     if not 1 <= k <= n_available:

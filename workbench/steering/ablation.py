@@ -63,7 +63,7 @@ class DirectionalAblation(Steering):
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
         unit = self.direction.to(x)
-        return -(x @ unit)[..., None] * unit
+        return (x @ unit).neg()[..., None] * unit
 
     @classmethod
     def fit(

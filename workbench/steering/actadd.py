@@ -43,6 +43,10 @@ class ActAdd(Steering):
     def sites(self) -> tuple[Site, ...]:
         return (Site("resid_pre", self.layer),)
 
+    @property
+    def reach(self) -> int:
+        return len(self.vectors)
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:

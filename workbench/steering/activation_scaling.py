@@ -18,7 +18,9 @@ from torch import Tensor
 from workbench.models import HookedModel
 from workbench.records import Site
 from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
+from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
+
+DEFAULT = Objective()
 
 
 @final
@@ -32,10 +34,7 @@ class ActivationScaling(Steering):
     published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
-        if len(self.site_names) != len(self.alpha):
-            raise SteeringError(
-                f"{len(self.alpha)} rows of scalars for {len(self.site_names)} sites; give one per site"
-            )
+        check_sites(self.alpha, self.site_names)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -71,15 +70,10 @@ class ActivationScaling(Steering):
         items: Sequence[DialItem],
         *,
         layers: Sequence[int] | None = None,
-        objective: Objective | None = None,
+        objective: Objective = DEFAULT,
     ) -> tuple["ActivationScaling", DialReport]:
         """Learn the scalars on items of equal length; returns the method and how it does on those same items."""
-        batch = dial_batch(model, items, equal_length=True)
-        names = tuple(str(site) for site in dial_sites(model, layers))
-        start = torch.zeros(len(names), batch.tokens.ids.shape[1])
-        alpha, steps = minimise(model, batch, start, lambda values: cls(values, names), objective or Objective())
-        fitted = cls(alpha, names)
-        return fitted, evaluate_dial(model, fitted, items, n_steps=steps)
+        return fit_dial(model, items, cls, torch.zeros, layers=layers, objective=objective, equal_length=True)
 
 
 def at_positions(

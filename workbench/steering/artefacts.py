@@ -23,7 +23,7 @@ from workbench.models import HookedModel
 from workbench.steering._base import Combination, Scope, Steering, SteeringError, Where, check_fit
 
 FORMAT = "workbench-steering"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def save_steering(
         "fingerprint": model.fingerprint,
         "data": dict(data_hashes or {}),
         "library": version("dcd-workbench"),
-        "digest": _digest(tensors, values),
     }
+    header["digest"] = _digest(tensors, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
     temporary = path.with_suffix(path.suffix + ".tmp")
     save_file(tensors, temporary, metadata=metadata)
@@ -93,9 +93,7 @@ def load_steering(path: Path, model: HookedModel, kinds: tuple[type[Steering], .
         raise SteeringError(
             f"{path} has artefact version {metadata.get('version')}, this library reads {FORMAT_VERSION}; update it"
         )
-    header = json.loads(metadata["header"])
-    if header["digest"] != _digest(tensors, header["values"]):
-        raise SteeringError(f"{path} was altered after it was saved (its digest does not match); save it again")
+    header = _intact_header(path, metadata.get("header", ""), tensors)
     if header["fingerprint"] != model.fingerprint:
         raise SteeringError(f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}")
     known = {kind.__name__: kind for kind in kinds}
@@ -110,6 +108,17 @@ def load_steering(path: Path, model: HookedModel, kinds: tuple[type[Steering], .
     )
 
 
+def _intact_header(path: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The header of a file in which neither it nor a tensor was changed, without its digest."""
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SteeringError(f"{path} has no readable header ({error}); save it again") from error
+    if not isinstance(header, dict) or header.pop("digest", None) != _digest(tensors, header):
+        raise SteeringError(f"{path} was altered after it was saved (its digest does not match); save it again")
+    return header
+
+
 def _values(kind: type[Steering], values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON values as the field types of a steering: every list becomes a tuple."""
     assert dataclasses.is_dataclass(kind)
@@ -120,8 +129,8 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _digest(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         raw = tensors[name].contiguous().view(torch.uint8) if tensors[name].dim() else tensors[name].reshape(1)
         digest.update(name.encode())

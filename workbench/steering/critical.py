@@ -18,7 +18,7 @@ from torch import Tensor
 from workbench.models import HookedModel
 from workbench.records import Site
 from workbench.steering._base import Steering, SteeringError
-from workbench.steering._directions import Pooling, check_finite, difference_in_means
+from workbench.steering._directions import Pooling, check_finite, check_layers, difference_in_means
 
 
 @final
@@ -32,10 +32,7 @@ class CriticalDimensionSteering(Steering):
 
     def __post_init__(self) -> None:
         check_finite("direction", self.direction)
-        if len(self.layers) != len(self.direction) or len(set(self.layers)) != len(self.layers):
-            raise SteeringError(
-                f"{len(self.direction)} directions for layers {self.layers}; give one per distinct layer"
-            )
+        check_layers("directions", self.direction, self.layers)
         if not self.dimensions:
             raise SteeringError("no dimensions to steer: the selection is empty; try another selection or a larger k")
         width = self.direction.shape[1]

@@ -7,6 +7,7 @@ per site shared by all positions, and h divided by its root mean square inside t
 not grow with the scale of the site.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
+from workbench.steering._base import Scope, Steering
+from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
 
 DEFAULT = replace(Objective(), minimality=1e-3, rate=1e-3)
 
@@ -34,8 +35,7 @@ class DynScalar(Steering):
     published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
-        if len(self.site_names) != len(self.probes):
-            raise SteeringError(f"{len(self.probes)} probes for {len(self.site_names)} sites; give one per site")
+        check_sites(self.probes, self.site_names)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -50,8 +50,8 @@ class DynScalar(Steering):
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
         probe = self.probes[self.site_names.index(str(site))].to(x)
-        scale = x.pow(2).mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6)
-        return (x * probe).sum(dim=-1, keepdim=True) / scale * x
+        rms = torch.linalg.vector_norm(x, dim=-1) / math.sqrt(x.shape[-1])
+        return ((x @ probe) / rms.clamp(min=1e-6))[..., None] * x
 
     @classmethod
     def fit(
@@ -63,9 +63,8 @@ class DynScalar(Steering):
         objective: Objective = DEFAULT,
     ) -> tuple["DynScalar", DialReport]:
         """Learn the probes; prompts may differ in length. Returns the method and how it does on those same items."""
-        batch = dial_batch(model, items, equal_length=False)
-        names = tuple(str(site) for site in dial_sites(model, layers))
-        start = torch.zeros(len(names), model.d_model)
-        probes, steps = minimise(model, batch, start, lambda values: cls(values, names), objective)
-        fitted = cls(probes, names)
-        return fitted, evaluate_dial(model, fitted, items, n_steps=steps)
+
+        def start(n_sites: int, n_tokens: int) -> Tensor:
+            return torch.zeros(n_sites, model.d_model)
+
+        return fit_dial(model, items, cls, start, layers=layers, objective=objective, equal_length=False)

@@ -46,12 +46,19 @@ class HeadScores:
     high: Float64[np.ndarray, "layer head"]
     norm: Float64[np.ndarray, "layer head"]
 
+    @property
+    def cosine(self) -> Float64[np.ndarray, "layer head"]:
+        """Between what a head writes and Delta o: the contribution without the lengths, which favour large heads."""
+        lengths = self.norm * np.sqrt(self.contribution.sum(axis=1, keepdims=True))
+        return np.divide(self.contribution, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+
     def frame(self) -> pd.DataFrame:
         """One row per head, with its role: correlated where the interval is above 0, anti-correlated where below."""
         layers, heads = np.indices(self.share.shape)
         role = np.where(self.low > 0, "correlated", np.where(self.high < 0, "anti-correlated", "unclear"))
         columns = {"layer": layers, "head": heads, "contribution": self.contribution, "noise": self.noise}
-        columns |= {"share": self.share, "low": self.low, "high": self.high, "norm": self.norm, "role": role}
+        columns |= {"share": self.share, "low": self.low, "high": self.high}
+        columns |= {"norm": self.norm, "cosine": self.cosine, "role": role}
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 
     def top(self, layer: int, n: int, *, by: Ranking | str = "share") -> tuple[int, ...]:

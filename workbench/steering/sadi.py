@@ -23,7 +23,7 @@ from torch import Tensor
 from workbench.models import HookedModel
 from workbench.records import Pair, Site
 from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._directions import check_finite
+from workbench.steering._directions import check_finite, check_layers
 from workbench.steering._pairs import check_count, check_kind, pair_activations
 
 Elements = Literal["z", "mlp_raw"]
@@ -43,8 +43,7 @@ class SADI(Steering):
     def __post_init__(self) -> None:
         check_finite("mask", self.mask)
         check_kind(self.kind, Elements, "SADI")
-        if len(self.layers) != len(self.mask) or len(set(self.layers)) != len(self.layers):
-            raise SteeringError(f"{len(self.mask)} masks for layers {self.layers}; give one per distinct layer")
+        check_layers("masks", self.mask, self.layers)
         if not bool(((self.mask == 0) | (self.mask == 1)).all()) or not bool(self.mask.any()):
             raise SteeringError("a SADI mask holds 0 and 1, and at least one 1")
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._dials import DialItem, DialReport, Objective, dial_batch, dial_sites, evaluate_dial, minimise
+from workbench.steering._base import Scope, Steering
+from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
 from workbench.steering.activation_scaling import at_positions
 
 DEFAULT = replace(Objective(), minimality=1e-4, rate=1e-2)
@@ -35,8 +35,7 @@ class SteerVec(Steering):
     published_scope: ClassVar[Scope] = Scope("all")
 
     def __post_init__(self) -> None:
-        if len(self.site_names) != len(self.vectors):
-            raise SteeringError(f"{len(self.vectors)} rows of vectors for {len(self.site_names)} sites; give one each")
+        check_sites(self.vectors, self.site_names)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -66,9 +65,8 @@ class SteerVec(Steering):
         objective: Objective = DEFAULT,
     ) -> tuple["SteerVec", DialReport]:
         """Learn the vectors on items of equal length; returns the method and how it does on those same items."""
-        batch = dial_batch(model, items, equal_length=True)
-        names = tuple(str(site) for site in dial_sites(model, layers))
-        start = torch.zeros(len(names), batch.tokens.ids.shape[1], model.d_model)
-        vectors, steps = minimise(model, batch, start, lambda values: cls(values, names), objective)
-        fitted = cls(vectors, names)
-        return fitted, evaluate_dial(model, fitted, items, n_steps=steps)
+
+        def start(n_sites: int, n_tokens: int) -> Tensor:
+            return torch.zeros(n_sites, n_tokens, model.d_model)
+
+        return fit_dial(model, items, cls, start, layers=layers, objective=objective, equal_length=True)
