@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.tiny import WORDS
-from workbench.evaluation.engine import Contest
+from workbench.evaluation.entrants import Contest
 from workbench.evaluation.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.evaluation.tasks.base import ItemSet, TaskItem
 from workbench.evaluation.tasks.questions import QuestionTask, question_fitting

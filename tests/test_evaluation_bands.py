@@ -7,8 +7,9 @@ import torch
 from tests.contests import contest, neutral, question_task
 from tests.tiny import tiny_model
 from workbench.activations import capture
+from workbench.evaluation.arm_kinds import ARM_KINDS, counts_of, settings_of, unmet
 from workbench.evaluation.bands import MAX_EVALUATIONS, Band, usable_band
-from workbench.evaluation.methods import ARM_KINDS, Ground, counts_of, fit_arm, settings_of, unmet
+from workbench.evaluation.methods import Ground, fit_arm
 from workbench.evaluation.metrics import passage_tokens
 from workbench.evaluation.statistics import Interval
 from workbench.evaluation.strengths import edit_size

@@ -13,7 +13,7 @@ from tests.contests import KL, contest, neutral, question_task, small_spec
 from tests.tiny import tiny_model
 from workbench.evaluation.cells import CellError, CellKey, CellStore, open_store
 from workbench.evaluation.contest import Outcomes, Prepared, prepare, run_prepared
-from workbench.evaluation.engine import Contest
+from workbench.evaluation.entrants import Contest
 from workbench.evaluation.metrics import passage_tokens
 from workbench.evaluation.tasks.base import Scores
 from workbench.models import HookedModel

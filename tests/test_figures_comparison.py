@@ -7,13 +7,8 @@ import plotly.graph_objects as go
 import pytest
 
 from tests.fake_records import fake_damages
-from workbench.figures.comparison import (
-    arm_forest_figure,
-    domain_forest_figure,
-    front_figure,
-    strength_figure,
-    trade_off_figure,
-)
+from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
+from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
 from workbench.figures.damage import damage_caption, damage_figure
 from workbench.records import Contrast, Damage, StrengthCurve
 

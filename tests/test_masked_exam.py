@@ -221,6 +221,14 @@ def test_what_a_masking_specification_may_not_hold(changes: dict[str, object], m
         MaskingSpec("mine", "exam.jsonl", **changes)  # pyright: ignore[reportArgumentType]
 
 
+def test_the_other_shipped_table_can_be_planned() -> None:
+    spec = read_masking_spec(SPEC.with_name("qwen3-8b-masking.toml"))
+    assert spec.model.shape is not None
+    assert n_passes(spec, 4096, len(spec.subjects)) == 57 * (50 * 258 + 50 * 9)
+    every = dataclasses.replace(spec, n_candidates=0)  # as in the paper: all dimensions, nothing to screen
+    assert n_passes(every, 4096, 1) == 50 * 4097 + 50 * 9
+
+
 def test_the_shipped_plan_prints_without_weights_and_the_same_path_runs_on_a_model_of_that_shape(
     capsys: pytest.CaptureFixture[str], gemma: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,13 +11,8 @@ import pandas as pd
 from workbench.evaluation.contest import Outcomes, Prepared
 from workbench.evaluation.spec import Spec
 from workbench.evaluation.tables import sentence
-from workbench.figures.comparison import (
-    arm_forest_figure,
-    domain_forest_figure,
-    front_figure,
-    strength_figure,
-    trade_off_figure,
-)
+from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
+from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
 from workbench.figures.damage import damage_caption, damage_figure
 from workbench.figures.page import Section, figure_fragment, figure_title, table_html, write_figure, write_page
 from workbench.figures.style import number

@@ -1,9 +1,12 @@
 """`workbench lm-eval`: the tasks of the lm-evaluation-harness on a model, steered or not."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from workbench.evaluation.harness import HarnessResult
 
 
 def lm_eval(
@@ -58,16 +61,21 @@ def lm_eval(
         chat=chat,
         allow_download=download,
     )
+    _print(result)
+    if out is not None:
+        out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"result: {out}")
+
+
+def _print(result: "HarnessResult") -> None:
+    """Every metric with its standard error, and how many requests were steered."""
     for task, metrics in result.metrics.items():
         for metric, value in metrics.items():
             error = result.errors[task].get(metric)
             spread = "" if error is None or error != error else f" (standard error {error:.4f})"
             typer.echo(f"{task} {metric.removesuffix(',none')}: {value:.4f}{spread}")
-    if artefact is None:
+    if not result.edited:
         typer.echo(f"unsteered; {result.n_requests} requests")
     else:
         counts = ", ".join(f"{site}: {n} tokens in {result.passes[site]} passes" for site, n in result.edited.items())
         typer.echo(f"steered: {result.n_steered} of {result.n_requests} requests; edited {counts}")
-    if out is not None:
-        out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
-        typer.echo(f"result: {out}")

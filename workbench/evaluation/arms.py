@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.records import Dimension, PooledRows, Selection
@@ -38,15 +38,13 @@ class Arm:
 
     def steering(self, directions: Float[Tensor, "layer d_model"], layer: int) -> Steering:
         """The arm as a steering at one layer, along the direction of that layer."""
-        direction = directions[layer]
         match self.method:
             case "whole-dimension":
-                return ContrastiveAddition(direction, layer)
+                return ContrastiveAddition(directions[layer], layer)
             case "top-k":
-                chosen = tuple(direction.abs().topk(self.k).indices.tolist())
+                return on_dimensions(directions, layer, largest_dimensions(directions[layer], self.k))
             case "cds" | "random-k":
-                chosen = self.dimensions
-        return CriticalDimensionSteering(direction[None], (layer,), chosen)
+                return on_dimensions(directions, layer, self.dimensions)
 
 
 def arms_of(
@@ -70,8 +68,7 @@ def arms_of(
     arms.append(Arm(domain, "top-k", k))
     for draw in range(n_random):
         generator = np.random.default_rng([seed, draw, zlib.crc32(domain.encode())])
-        dimensions = tuple(sorted(generator.choice(d_model, size=k, replace=False).tolist()))
-        arms.append(Arm(domain, "random-k", k, dimensions=dimensions, draw=draw))
+        arms.append(Arm(domain, "random-k", k, dimensions=random_dimensions(generator, d_model, k), draw=draw))
     return arms
 
 
@@ -91,6 +88,36 @@ def domain_directions(rows: PooledRows) -> dict[str, Float[Tensor, "layer d_mode
             raise ValueError(
                 f"there is no identify passage of {lacking}, so there is no direction; add some to the corpus"
             )
-        difference = values[own].mean(axis=0, dtype=np.float64) - values[others].mean(axis=0, dtype=np.float64)
-        directions[domain] = torch.from_numpy(difference.astype(np.float32))
+        directions[domain] = row_difference(values, own, others)
     return directions
+
+
+# --- what the arms of every comparison are made of --------------------------------------------------------------------
+
+
+def row_difference(
+    values: Float[np.ndarray, "text layer d_model"], own: Bool[np.ndarray, "text"], others: Bool[np.ndarray, "text"]
+) -> Float[Tensor, "layer d_model"]:
+    """Mean of some pooled rows minus mean of others, in activation units."""
+    difference = values[own].mean(axis=0, dtype=np.float64) - values[others].mean(axis=0, dtype=np.float64)
+    return torch.from_numpy(difference.astype(np.float32))
+
+
+def on_dimensions(directions: Float[Tensor, "layer d_model"], layer: int, dimensions: tuple[int, ...]) -> Steering:
+    """The direction of a layer on some dimensions, zero elsewhere."""
+    return CriticalDimensionSteering(directions[layer][None], (layer,), dimensions)
+
+
+def largest_dimensions(direction: Float[Tensor, "d_model"], k: int) -> tuple[int, ...]:
+    """The k dimensions in which a direction is largest, all where it has fewer."""
+    return tuple(direction.abs().topk(min(k, len(direction))).indices.tolist())
+
+
+def random_dimensions(generator: np.random.Generator, d_model: int, k: int) -> tuple[int, ...]:
+    """k different dimensions, all where there are fewer, in order."""
+    return tuple(sorted(generator.choice(d_model, size=min(k, d_model), replace=False).tolist()))
+
+
+def spread_layers(n: int, n_layers: int) -> tuple[int, ...]:
+    """n layers in the middle of n equal parts of the depth, all where there are fewer."""
+    return tuple(int((index + 0.5) * n_layers / n) for index in range(n)) if n < n_layers else tuple(range(n_layers))

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from workbench.evaluation.contest import Prepared, prepare
 from workbench.evaluation.damage import N_ELSEWHERE, N_OTHERS
-from workbench.evaluation.engine import Contest
+from workbench.evaluation.entrants import Contest
 from workbench.evaluation.loaders import load_questions
 from workbench.evaluation.planning import Plan, TaskFacts, arms_of_spec, make_plan
 from workbench.evaluation.spec import ModelShape, ModelSpec, Spec, SpecError, TaskSpec

@@ -10,7 +10,8 @@ import pandas as pd
 from workbench.evaluation.cells import CellKey, CellStore, open_store
 from workbench.evaluation.damage import N_WRITTEN, openings
 from workbench.evaluation.damage_table import damages
-from workbench.evaluation.engine import Contest, facts_of, make_bench, run_cells
+from workbench.evaluation.engine import facts_of, run_cells
+from workbench.evaluation.entrants import Contest, make_bench
 from workbench.evaluation.metrics import NeutralText, Part
 from workbench.evaluation.planning import Plan, make_plan
 from workbench.evaluation.spec import Spec

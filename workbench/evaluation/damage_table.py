@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench.evaluation.arm_kinds import ARM_KINDS, UNSTEERED
 from workbench.evaluation.damage import MEASURES, Measure
-from workbench.evaluation.methods import ARM_KINDS, UNSTEERED
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.tables import Cells, TaskTable
 from workbench.records import BudgetKind, Damage

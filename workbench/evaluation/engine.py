@@ -10,87 +10,38 @@ A finished cell is never run again. Everything that a cell holds follows from th
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
+from workbench.evaluation.arm_kinds import PROMPT_ONLY, UNSTEERED, settings_of, unmet
 from workbench.evaluation.bands import usable_band
 from workbench.evaluation.budgets import Budget, find_strengths
-from workbench.evaluation.cells import CellKey, CellStore
+from workbench.evaluation.cells import CellKey
 from workbench.evaluation.damage import (
     N_ELSEWHERE,
     N_WRITTEN,
     Values,
     elsewhere,
     elsewhere_values,
-    openings,
     text_damage,
 )
-from workbench.evaluation.methods import (
-    PROMPT_ONLY,
-    UNSTEERED,
-    ArmKind,
-    Ground,
-    Variant,
-    fit_arm,
-    settings_of,
-    unmet,
-)
-from workbench.evaluation.metrics import NeutralText, Part
+from workbench.evaluation.entrants import Bench, Contest, Entrant
+from workbench.evaluation.methods import Ground, Variant
+from workbench.evaluation.metrics import Part
 from workbench.evaluation.planning import TaskFacts, arms_of_spec, searched_layers
-from workbench.evaluation.spec import Spec, SpecError
+from workbench.evaluation.spec import Spec
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.strengths import EditSize, edit_size
-from workbench.evaluation.tasks.base import FittingData, Metric, Scores, Task, TaskError, check_subjects
+from workbench.evaluation.tasks.base import FittingData, Scores, Task, TaskError, check_subjects
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
-from workbench.records import BudgetKind, Prompt, Split
+from workbench.records import BudgetKind, Split
 from workbench.steering import Scope, steer
 
 Results = Mapping[str, Any]  # what the file of a cell holds
 FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a share of the median residual norm
-
-
-@dataclass(frozen=True, eq=False)
-class Contest:
-    """One task of a comparison: the domain it is about ("" if none), and how directions are pooled over tokens.
-
-    `n_new` tokens are generated and `n_positions` run per item, as the plan reckons. `others` are tasks of one kind on
-    other domains, which no arm is chosen by: they show what steering breaks there.
-    """
-
-    task: Task
-    domain: str
-    pooling: Literal["mean", "last"]
-    n_positions: float
-    n_new: int
-    others: tuple[Task, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """What all tasks share: model, specification, cells, and the neutral text that damage is measured on.
-
-    `openings` of neutral texts are continued by every arm where its task writes nothing.
-    """
-
-    model: HookedModel
-    spec: Spec
-    store: CellStore
-    neutral: NeutralText
-    openings: tuple[str, ...]
-
-
-def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequence[Prompt]) -> Bench:
-    """Take the neutral text of a comparison; which passages is settled by the first seed."""
-    if len(neutral) < 2:
-        raise SpecError(f"{len(neutral)} neutral passages are too few to measure damage on; give at least 2")
-    order = np.random.default_rng([spec.seeds[0], 1]).permutation(len(neutral))
-    texts = [neutral[index].text for index in order[: spec.sizes.n_neutral]]
-    measured = NeutralText(model, texts, n_tokens=spec.sizes.n_neutral_tokens)
-    return Bench(model, spec, store, measured, openings(texts))
 
 
 def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData) -> TaskFacts:
@@ -140,51 +91,13 @@ def run_cells(
         for (name, draw), keys in groups.items():
             missing = [key for key in keys if key not in bench.store]
             if missing:
-                _run_arm(_Entrant(bench, contest, ground, arms[name], draw, seed), missing)
+                _run_arm(Entrant(bench, contest, ground, arms[name], draw, seed), missing)
             for key in keys:
                 if on_cell is not None:
                     on_cell(key)
 
 
-@dataclass(frozen=True, eq=False)
-class _Entrant:
-    """One arm (one draw) on one task with one seed; what is fitted is kept, by number of units, while its cells run."""
-
-    bench: Bench
-    contest: Contest
-    ground: Ground
-    arm: ArmKind
-    draw: int
-    seed: int
-    fitted: dict[int, dict[str, Variant]] = field(default_factory=dict)
-
-    @property
-    def metric(self) -> Metric:
-        """The one that settings are chosen by."""
-        return self.contest.task.metrics[0]
-
-    def variants(self, kind: BudgetKind, level: float) -> dict[str, Variant]:
-        """All settings, fitted; at a budget of coordinates with that many units. Raises `ValueError` if impossible."""
-        k = int(level) if kind == "coordinates" else self.bench.spec.k
-        if k not in self.fitted:
-            found = fit_arm(self.arm.name, self.ground, k=k, draw=self.draw)
-            self.fitted[k] = {variant.setting: variant for variant in found}
-        return self.fitted[k]
-
-    def score(self, split: Split, variant: Variant, strength: float) -> Scores:
-        with steer(self.bench.model, variant.steering, strength, variant.scope):
-            return self._plain(self.contest.task, split)
-
-    def baseline(self, split: Split, *, is_prompted: bool = False) -> Scores:
-        return self._plain(self.contest.task.prompted() if is_prompted else self.contest.task, split)
-
-    def _plain(self, task: Task, split: Split) -> Scores:
-        sizes = self.bench.spec.sizes
-        limit = sizes.n_tune if split == "tune" else sizes.n_test
-        return task.score(self.bench.model, split, n=limit, seed=self.seed)
-
-
-def _run_arm(entrant: _Entrant, missing: Sequence[CellKey]) -> None:
+def _run_arm(entrant: Entrant, missing: Sequence[CellKey]) -> None:
     store = entrant.bench.store
     if entrant.arm.name in (UNSTEERED, PROMPT_ONLY):
         for key in missing:
@@ -209,7 +122,7 @@ def _run_arm(entrant: _Entrant, missing: Sequence[CellKey]) -> None:
 
 
 def _search(
-    entrant: _Entrant, kind: BudgetKind, level: float, keys: Sequence[CellKey]
+    entrant: Entrant, kind: BudgetKind, level: float, keys: Sequence[CellKey]
 ) -> Iterator[tuple[CellKey, Results]]:
     """Strength, size and score on *tune* of every setting; one that cannot be fitted says why."""
     try:
@@ -262,7 +175,7 @@ def _strengths(
     return find_strengths(kl, target, guesses)
 
 
-def _chosen(entrant: _Entrant, kind: BudgetKind, level: float, task: str) -> tuple[CellKey | None, str]:
+def _chosen(entrant: Entrant, kind: BudgetKind, level: float, task: str) -> tuple[CellKey | None, str]:
     """The search cell of best primary metric on *tune* among those that reached the budget, or why there is none."""
     arm, bench = entrant.arm, entrant.bench
     heads = bench.model.n_layers * bench.model.n_heads
@@ -282,7 +195,7 @@ def _chosen(entrant: _Entrant, kind: BudgetKind, level: float, task: str) -> tup
 # --- test and curve ---------------------------------------------------------------------------------------------------
 
 
-def _test(entrant: _Entrant, key: CellKey) -> Results:
+def _test(entrant: Entrant, key: CellKey) -> Results:
     search, note = _chosen(entrant, key.budget, key.level, key.task)
     if search is None:
         return {"reached": False, "note": note}
@@ -299,7 +212,7 @@ def _scored(scores: Scores) -> Results:
     return {"names": list(scores.names), "subjects": list(scores.subjects), "values": values}
 
 
-def _damage(entrant: _Entrant, scores: Scores, variant: Variant | None, strength: float) -> Values:
+def _damage(entrant: Entrant, scores: Scores, variant: Variant | None, strength: float) -> Values:
     """What an arm breaks at its strength: on neutral text, in what it writes, on the other domains."""
     bench, contest = entrant.bench, entrant.contest
     model = bench.model
@@ -319,7 +232,7 @@ def _damage(entrant: _Entrant, scores: Scores, variant: Variant | None, strength
     return values | elsewhere_values(found, contest.others)
 
 
-def _prompted_damage(entrant: _Entrant, scores: Scores) -> Values:
+def _prompted_damage(entrant: Entrant, scores: Scores) -> Values:
     """The wish stands in the prompts of the task alone, so it can break nothing but what is written there."""
     return _text_damage(entrant.bench.model, entrant.contest.task.prompted(), scores) if scores.token_ids else {}
 
@@ -329,7 +242,7 @@ def _text_damage(model: HookedModel, task: Task, scores: Scores) -> Values:
     return text_damage(model, [prompts[name] for name in scores.names], scores.token_ids).by_unit(scores.subjects)
 
 
-def _curve(entrant: _Entrant, key: CellKey) -> Results:
+def _curve(entrant: Entrant, key: CellKey) -> Results:
     """The usable band of the setting that was chosen at the KL level nearest to `at_kl`."""
     bench, metric = entrant.bench, entrant.metric
     budgets = bench.spec.budgets

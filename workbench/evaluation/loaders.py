@@ -18,14 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from workbench.corpus import load_pairs
+from workbench.evaluation.rows import (
+    csv_questions,
+    first_entry,
+    hub_rows,
+    json_lines,
+    parse_json,
+    read_text,
+    split_of,
+    text_of,
+    texts_of,
+)
 from workbench.evaluation.tasks.base import TaskError, TaskItem
 from workbench.records import SPLITS, ChoiceItem, Pair, Split
 
 _log = logging.getLogger(__name__)
 
 LETTERS = "ABCDEFGHIJ"
-SUFFIXES = ("_test", "_val", "_dev")
-N_CSV_COLUMNS = 6
 IDENTIFY_SHARE, TUNE_SHARE = 0.4, 0.2
 
 
@@ -62,18 +71,18 @@ def load_questions(
     same choice twice (MMLU has some) are left out, and counted in a logged warning.
     """
     if isinstance(source, str) and source.startswith("hf:"):
-        rows = _hub_rows(source.removeprefix("hf:"), allow_download)
+        rows = hub_rows(source.removeprefix("hf:"), allow_download)
     else:
         path = Path(source)
         if path.is_dir():
             files = sorted(path.glob("*.csv"))
             if not files:
                 raise TaskError(f"folder {path} holds no .csv files of questions; give a .jsonl or .csv file instead")
-            rows = [row for file in files for row in _csv_questions(file)]
+            rows = [row for file in files for row in csv_questions(file)]
         elif path.suffix == ".csv":
-            rows = _csv_questions(path)
+            rows = csv_questions(path)
         else:
-            rows = list(_json_lines(path))
+            rows = list(json_lines(path))
     usable = [(row, place) for row, place in rows if not _repeats_a_choice(row)]
     if len(usable) < len(rows):
         _log.warning("%s: left out %d questions that offer a choice twice", source, len(rows) - len(usable))
@@ -91,7 +100,7 @@ def load_questions(
 def load_requests(path: str | Path, *, seed: int = 0) -> list[Request]:
     """Requests of an AdvBench-style CSV file: a header with `goal` and `target` (other columns are ignored)."""
     path = Path(path)
-    rows = csv.DictReader(io.StringIO(_read(path), newline=""))
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
     missing = [name for name in ("goal", "target") if name not in (rows.fieldnames or ())]
     if missing:
         given = ", ".join(rows.fieldnames or ()) or "nothing"
@@ -115,10 +124,10 @@ def load_choice_pairs(path: str | Path, *, seed: int = 0) -> list[ChoiceItem]:
     the wanted one. Texts that already differ in their first character cannot be items and raise.
     """
     path = Path(path)
-    text = _read(path)
-    first = _first_entry(text, path)
+    text = read_text(path)
+    first = first_entry(text, path)
     if "answer_matching_behavior" in first:
-        entries = _parse(text, str(path)) if text.lstrip().startswith("[") else [row for row, _ in _json_lines(path)]
+        entries = parse_json(text, str(path)) if text.lstrip().startswith("[") else [row for row, _ in json_lines(path)]
         items = [_caa_item(entry, f"entry {index} of {path}") for index, entry in enumerate(entries)]
     else:
         items = [_pair_item(pair, index, path) for index, pair in enumerate(load_pairs(path))]
@@ -128,14 +137,17 @@ def load_choice_pairs(path: str | Path, *, seed: int = 0) -> list[ChoiceItem]:
 def load_trait(path: str | Path) -> Trait:
     """A trait in the JSON of persona vectors: {instruction: [{pos, neg}], questions: [...], eval_prompt}."""
     path = Path(path)
-    content = _parse(_read(path), str(path))
+    content = parse_json(read_text(path), str(path))
     if not isinstance(content, dict):
         raise TaskError(f"{path} is not a JSON object; expected instruction, questions and eval_prompt")
     instructions = content.get("instruction")
     if not isinstance(instructions, list) or not instructions:
         raise TaskError(f"{path} has no list 'instruction' of {{pos, neg}}")
     pairs = tuple(
-        (_text(entry, "pos", f"instruction {index} of {path}"), _text(entry, "neg", f"instruction {index} of {path}"))
+        (
+            text_of(entry, "pos", f"instruction {index} of {path}"),
+            text_of(entry, "neg", f"instruction {index} of {path}"),
+        )
         for index, entry in enumerate(instructions)
     )
     questions = content.get("questions")
@@ -151,7 +163,7 @@ def load_items(path: str | Path, *, seed: int = 0) -> list[TaskItem]:
     items or for none.
     """
     path = Path(path)
-    rows = list(_json_lines(path))
+    rows = list(json_lines(path))
     stated = [row.get("split") for row, _ in rows]
     if any(stated) and not all(stated):
         place = rows[stated.index(None)][1]
@@ -162,10 +174,10 @@ def load_items(path: str | Path, *, seed: int = 0) -> list[TaskItem]:
         TaskItem(
             str(row.get("name") or f"item/{index}"),
             subject,
-            _split(row["split"], place) if any(stated) else drawn[subject],
-            _text(row, "prompt", place),
-            _texts(row, "answers", place),
-            _texts(row, "distractors", place),
+            split_of(row["split"], place) if any(stated) else drawn[subject],
+            text_of(row, "prompt", place),
+            texts_of(row, "answers", place),
+            texts_of(row, "distractors", place),
             str(row.get("domain") or ""),
         )
         for index, ((row, place), subject) in enumerate(zip(rows, subjects, strict=True))
@@ -197,12 +209,12 @@ def _question(row: Mapping[str, Any], place: str) -> ChoiceItem:
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise TaskError(f"{place} has answer {row.get('answer')!r}; expected a number from 0 to {len(choices) - 1}")
     subject = str(row.get("subject") or "questions")
-    return ChoiceItem(place, subject, "test", _text(row, "question", place), tuple(choices), answer)
+    return ChoiceItem(place, subject, "test", text_of(row, "question", place), tuple(choices), answer)
 
 
 def _caa_item(entry: Any, place: str) -> ChoiceItem:
     fields = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
-    question, wanted, other = (_text(entry, key, place) for key in fields)
+    question, wanted, other = (text_of(entry, key, place) for key in fields)
     return ChoiceItem(place, "", "test", question, (wanted, other), 0)
 
 
@@ -243,105 +255,3 @@ def _with_splits(items: Sequence[ChoiceItem], seed: int) -> list[ChoiceItem]:
         split = splits[item.domain, item.prompt]
         result.append(replace(item, name=f"{item.domain or 'item'}/{number}", split=split))
     return result
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 text (offset {error.start}); save it as UTF-8") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{place} is not valid JSON ({error}); correct it") from error
-
-
-def _json_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """One JSON object per line, with its place for messages."""
-    rows = []
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if line.strip():
-            place = f"line {number} of {path}"
-            row = _parse(line, place)
-            if not isinstance(row, dict):
-                raise TaskError(f"{place} is not a JSON object")
-            rows.append((row, place))
-    if not rows:
-        raise TaskError(f"{path} is empty; expected one JSON object per line")
-    return rows
-
-
-def _csv_questions(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Rows of question, choices A to D and the letter of the right one, without header (one is skipped if there)."""
-    stem = path.stem
-    for suffix in SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    rows = []
-    for number, row in enumerate(csv.reader(io.StringIO(_read(path), newline="")), 1):
-        is_header = number == 1 and len(row) == N_CSV_COLUMNS and row[0].strip().lower() == "question"
-        if not row or is_header:
-            continue
-        if len(row) != N_CSV_COLUMNS or row[5].strip().upper() not in ("A", "B", "C", "D"):
-            raise TaskError(f"line {number} of {path}: expected question,A,B,C,D,letter, given {len(row)} columns")
-        entry = {"subject": stem, "question": row[0], "choices": row[1:5], "answer": row[5]}
-        rows.append((entry, f"line {number} of {path}"))
-    if not rows:
-        raise TaskError(f"{path} is empty; expected lines of question,A,B,C,D,letter")
-    return rows
-
-
-def _hub_rows(source: str, allow_download: bool) -> list[tuple[dict[str, Any], str]]:
-    """Rows of the test split of a dataset with MMLU's columns, from the cache unless a download is allowed."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub import snapshot_download
-
-    name, _, configuration = source.partition(":")
-    try:
-        folder = snapshot_download(name, repo_type="dataset", local_files_only=not allow_download)
-        dataset = load_dataset(folder, configuration or None, split="test")
-    except FileNotFoundError as error:
-        remedy = "check name and connection" if allow_download else "allow the download to fetch it"
-        raise TaskError(f"dataset {name!r} is not in the Hugging Face cache of this machine; {remedy}") from error
-    except (ValueError, OSError, DatasetsError) as error:
-        raise TaskError(f"cannot load dataset {name!r}: {' '.join(str(error).split())[:200]}") from error
-    return [(dict(row), f"row {index} of {name}") for index, row in enumerate(dataset)]  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _first_entry(text: str, path: Path) -> Mapping[str, Any]:
-    if text.lstrip().startswith("["):
-        entries = _parse(text, str(path))
-        first = entries[0] if entries else None
-    else:
-        first = _json_lines(path)[0][0]
-    if not isinstance(first, dict):
-        raise TaskError(f"{path} holds no objects; expected {{positive, negative}} or CAA's question and answers")
-    return first
-
-
-def _text(entry: Any, key: str, place: str) -> str:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{place} has no {key}; give it a {key!r} that is a text and not blank")
-    return value
-
-
-def _texts(entry: Mapping[str, Any], key: str, place: str) -> tuple[str, ...]:
-    value = entry.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise TaskError(f"{place}: {key!r} must be a list of texts, not {value!r}")
-    return tuple(value)
-
-
-def _split(value: Any, place: str) -> Split:
-    if value not in SPLITS:
-        raise TaskError(f"{place} has split {value!r}; expected one of {', '.join(SPLITS)}")
-    return value

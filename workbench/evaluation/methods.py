@@ -1,9 +1,4 @@
-"""Every arm of a comparison, methods and controls: what it needs, what it searches, and how it is fitted.
-
-Each arm gets the same number of settings to choose from on *tune*: methods of one layer search layers; methods that
-choose heads or units over all layers search how many, in as many steps. Directions point from what is not wanted to
-what is.
-"""
+"""How every arm of a comparison is fitted; directions point from what is not wanted to what is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +12,8 @@ from torch import Tensor
 
 from workbench.activations import collect
 from workbench.dimensions import find_dcds
+from workbench.evaluation.arm_kinds import ARM_KINDS, counts_of
+from workbench.evaluation.arms import largest_dimensions, on_dimensions, random_dimensions, row_difference
 from workbench.evaluation.tasks.base import FittingData, same_length
 from workbench.models import HookedModel
 from workbench.records import Pair, PooledRows, Prompt, Selection
@@ -27,7 +24,6 @@ from workbench.steering import (
     ActivationScaling,
     AUSteer,
     ContrastiveAddition,
-    CriticalDimensionSteering,
     DialItem,
     DirectionalAblation,
     DynScalar,
@@ -41,57 +37,10 @@ from workbench.steering import (
     probe_heads,
 )
 
-Needs = Literal["texts", "pairs", "dial items", "dial items of one length", "exchanges", "words"]
-Search = Literal["layer", "count", "none"]
 Item = TypeVar("Item")
 WANTED, OTHER = "wanted", "other"
-MIN_TEXTS = 4
-MIN_PAIRS = 8
 DIAL_OBJECTIVE = Objective(steps=60)
 N_DIAL_ITEMS = 32
-
-
-@dataclass(frozen=True)
-class ArmKind:
-    """An arm by name: `needs` names the fitting data it reads, `search` what is tried on *tune*.
-
-    `takes_count`: the number of coordinates or units can be set, so that it can be run at a budget of coordinates.
-    `is_drawn`: it depends on a random draw, several of which are averaged.
-    """
-
-    name: str
-    role: Literal["method", "control"]
-    needs: Needs
-    search: Search
-    takes_count: bool = False
-    is_drawn: bool = False
-
-
-METHOD_KINDS: tuple[ArmKind, ...] = (
-    ArmKind("cds", "method", "texts", "layer", takes_count=True),
-    ArmKind("cds-discrimination", "method", "texts", "layer", takes_count=True),
-    ArmKind("whole-dimension", "method", "texts", "layer"),
-    ArmKind("austeer", "method", "pairs", "layer", takes_count=True),
-    ArmKind("actadd", "method", "pairs", "layer"),
-    ArmKind("ablation", "method", "texts", "layer"),
-    ArmKind("iti", "method", "pairs", "count"),
-    ArmKind("sadi", "method", "pairs", "count"),
-    ArmKind("style-heads", "method", "exchanges", "layer"),
-    ArmKind("activation-scaling", "method", "dial items of one length", "layer"),
-    ArmKind("steer-vec", "method", "dial items of one length", "layer"),
-    ArmKind("dyn-scalar", "method", "dial items", "layer"),
-)
-CONTROL_KINDS: tuple[ArmKind, ...] = (
-    ArmKind("unsteered", "control", "texts", "none"),
-    ArmKind("prompt-only", "control", "words", "none"),
-    ArmKind("random-k", "control", "texts", "layer", takes_count=True, is_drawn=True),
-    ArmKind("complement", "control", "texts", "layer"),
-    ArmKind("top-k", "control", "texts", "layer", takes_count=True),
-    ArmKind("noise", "control", "texts", "layer", is_drawn=True),
-    ArmKind("shuffled", "control", "texts", "layer", is_drawn=True),
-)
-ARM_KINDS: dict[str, ArmKind] = {kind.name: kind for kind in (*METHOD_KINDS, *CONTROL_KINDS)}
-UNSTEERED, PROMPT_ONLY = "unsteered", "prompt-only"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,31 +50,6 @@ class Variant:
     setting: str
     steering: Steering
     scope: Scope
-
-
-def unmet(kind: ArmKind, data: FittingData, *, has_words: bool, lengths: Sequence[int]) -> str:
-    """Why an arm cannot be fitted on this data, in words; "" if it can.
-
-    `has_words`: the task can put its wish into the prompt. `lengths` are the token counts of the items to be scored:
-    methods tied to positions fit only where all are equal.
-    """
-    match kind.needs:
-        case "words":
-            return "" if has_words else "the task has no words for its wish"
-        case "texts":
-            least = min(len(data.positive), len(data.negative))
-            return "" if least >= MIN_TEXTS else f"the task has {least} contrasting texts to fit on"
-        case "pairs":
-            n_pairs = len(data.pairs)
-            return "" if n_pairs >= MIN_PAIRS else f"the task has {n_pairs or 'no'} contrast pairs to fit on"
-        case "exchanges":
-            least = min(len(data.positive_exchanges), len(data.negative_exchanges))
-            return "" if least >= MIN_TEXTS else "the task has no exchanges of prompt and response of both kinds"
-    if len(data.dial_items) < MIN_TEXTS:
-        return "the task has no prompts with two answers of one token each"
-    if kind.needs == "dial items of one length" and len(set(lengths)) > 1:
-        return f"it is tied to positions, and the items have {min(lengths)} to {max(lengths)} tokens"
-    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +87,7 @@ class Ground:
 
     def difference(self, chosen: Bool[np.ndarray, "text"]) -> Float[Tensor, "layer d_model"]:
         """Difference in means of the chosen texts and the rest."""
-        values = self.rows.pooled(self.pooling).astype(np.float64)
-        return torch.from_numpy((values[chosen].mean(axis=0) - values[~chosen].mean(axis=0)).astype(np.float32))
+        return row_difference(self.rows.pooled(self.pooling), chosen, ~chosen)
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -194,24 +117,6 @@ class Ground:
         return [items[index] for index in sorted(kept)]
 
 
-def settings_of(kind: ArmKind, layers: Sequence[int], k: int, n_heads_in_all: int) -> tuple[str, ...]:
-    """The names of what an arm tries, known before anything is fitted; as many for every arm that searches."""
-    if kind.search == "none":
-        return ("-",)
-    if kind.search == "layer":
-        return tuple(f"layer {layer}" for layer in layers)
-    return tuple(f"k {count}" for count in counts_of(kind.name, len(layers), k, n_heads_in_all))
-
-
-def counts_of(name: str, n: int, k: int, n_heads_in_all: int) -> tuple[int, ...]:
-    """`n` different numbers of heads (iti) or coordinates (sadi): k and its halves and doubles, as far as they go."""
-    largest = n_heads_in_all if name == "iti" else 64 * k
-    middle = max(1, n_heads_in_all // 6) if name == "iti" else k
-    ladder = sorted({max(1, min(largest, round(middle * 2.0**step))) for step in range(-n, n + 1)})
-    start = max(0, min(ladder.index(min(middle, largest)) - (n - 1) // 2, len(ladder) - n))
-    return tuple(ladder[start : start + n])
-
-
 def fit_arm(name: str, ground: Ground, *, k: int, draw: int) -> list[Variant]:
     """All settings of one arm, fitted; raises `ValueError` with the reason where the data do not allow it."""
     kind = ARM_KINDS[name]
@@ -230,7 +135,7 @@ AtLayer = Callable[[int], Steering]
 
 
 def _restricted(ground: Ground, dimensions: tuple[int, ...]) -> AtLayer:
-    return lambda layer: CriticalDimensionSteering(ground.directions[layer][None], (layer,), dimensions)
+    return lambda layer: on_dimensions(ground.directions, layer, dimensions)
 
 
 def _cds(ground: Ground, k: int, draw: int) -> AtLayer:
@@ -246,8 +151,7 @@ def _whole(ground: Ground, k: int, draw: int) -> AtLayer:
 
 
 def _random(ground: Ground, k: int, draw: int) -> AtLayer:
-    chosen = ground.draw(draw).choice(ground.model.d_model, size=min(k, ground.model.d_model), replace=False)
-    return _restricted(ground, tuple(sorted(chosen.tolist())))
+    return _restricted(ground, random_dimensions(ground.draw(draw), ground.model.d_model, k))
 
 
 def _complement(ground: Ground, k: int, draw: int) -> AtLayer:
@@ -256,12 +160,7 @@ def _complement(ground: Ground, k: int, draw: int) -> AtLayer:
 
 
 def _top(ground: Ground, k: int, draw: int) -> AtLayer:
-    def at(layer: int) -> Steering:
-        direction = ground.directions[layer]
-        chosen = tuple(direction.abs().topk(min(k, len(direction))).indices.tolist())
-        return CriticalDimensionSteering(direction[None], (layer,), chosen)
-
-    return at
+    return lambda layer: on_dimensions(ground.directions, layer, largest_dimensions(ground.directions[layer], k))
 
 
 def _noise(ground: Ground, k: int, draw: int) -> AtLayer:

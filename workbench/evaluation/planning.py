@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from workbench.evaluation.arm_kinds import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
+from workbench.evaluation.arms import spread_layers
 from workbench.evaluation.cells import CellKey, Stage, check_distinct
 from workbench.evaluation.damage import N_OPENINGS, N_WRITTEN
-from workbench.evaluation.methods import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.evaluation.metrics import LOGITS_BYTES
 from workbench.evaluation.spec import ModelShape, SizeSpec, Spec, SpecError
 
@@ -69,9 +70,7 @@ def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:
         raise SpecError(f"sizes.layers {wrong} are out of range; the model has layers 0 to {n_layers - 1}")
     if sizes.layers:
         return tuple(dict.fromkeys(sizes.layers))
-    if sizes.n_layers >= n_layers:
-        return tuple(range(n_layers))
-    return tuple(int((index + 0.5) * n_layers / sizes.n_layers) for index in range(sizes.n_layers))
+    return spread_layers(sizes.n_layers, n_layers)
 
 
 def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads: int) -> Plan:

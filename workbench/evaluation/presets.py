@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from workbench.evaluation.arms import spread_layers
 from workbench.evaluation.metrics import GENERATION_ROWS, LOGITS_BYTES, REFERENCE_BYTES, rows_per_pass
 from workbench.models import HookedModel
 from workbench.records import Prompt
@@ -39,10 +38,7 @@ class Preset:
     def layers_of(self, model: HookedModel) -> tuple[int, ...]:
         """The layers to search; raises if one is out of range."""
         if self.layers is None:
-            if self.n_layers is None or self.n_layers >= model.n_layers:
-                return tuple(range(model.n_layers))
-            spread = np.linspace(0, model.n_layers - 1, self.n_layers + 2)[1:-1]
-            return tuple(dict.fromkeys(round(float(layer)) for layer in spread))
+            return spread_layers(self.n_layers or model.n_layers, model.n_layers)
         wrong = [layer for layer in self.layers if not 0 <= layer < model.n_layers]
         if wrong or not self.layers:
             raise ValueError(

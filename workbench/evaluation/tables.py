@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
+from workbench.evaluation.arm_kinds import ARM_KINDS, PROMPT_ONLY, UNSTEERED
 from workbench.evaluation.cells import CellKey
-from workbench.evaluation.methods import ARM_KINDS, PROMPT_ONLY, UNSTEERED
 from workbench.evaluation.statistics import (
     Interval,
     benjamini_hochberg,

@@ -1,19 +1,17 @@
-"""Figures of a comparison: effect against damage, Pareto fronts, strength curves, forests per domain and per arm."""
+"""Figures of a comparison: effect against damage, Pareto fronts, strength curves."""
 
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from workbench.figures.contrasts import UNSTEERED, bars, gain, hover, is_shown
 from workbench.figures.style import NEUTRAL, PALETTE, SYMBOLS, axis_names, dress, joined, number, panel_grid
 from workbench.records import Contrast, StrengthCurve
 
-UNSTEERED = "unsteered"
 KL_TITLE = "KL to the unsteered model (nats per token)"
-ROW = 19  # pixels per row of a forest
 
 
 def trade_off_figure(contrasts: Sequence[Contrast], metric: str) -> go.Figure:
@@ -60,18 +58,18 @@ def front_figure(contrasts: Sequence[Contrast], metric: str) -> go.Figure:
     for arm, look in arms.items():
         figure.add_trace(_legend_entry(arm, look), row=1, col=1)
     for task, (row, column) in zip(tasks, cells, strict=True):
-        own = sorted((one for one in chosen if one.task == task), key=lambda one: (one.kl, -_gain(one)))
+        own = sorted((one for one in chosen if one.task == task), key=lambda one: (one.kl, -gain(one)))
         best, kept = -math.inf, []
         for one in own:
-            if _gain(one) > best:
-                best = _gain(one)
+            if gain(one) > best:
+                best = gain(one)
                 kept.append(one)
         figure.add_trace(_front_line(kept, max(one.kl for one in chosen)), row=row, col=column)
         for arm, look in arms.items():
             figure.add_trace(_gain_points([one for one in own if one.arm == arm], kept, arm, look), row=row, col=column)
         _zero_line(figure, row, column)
     _log_kl(figure, chosen)
-    figure.update_yaxes(range=_span([_gain(one) for one in chosen]))
+    figure.update_yaxes(range=_span([gain(one) for one in chosen]))
     figure.update_layout(legend={"title": {"text": "arm (filled: on the front)"}})
     subtitle = f"{escape(metric)}; the line joins what no other arm beats in both"
     return dress(figure, title="Pareto fronts of gain and damage", subtitle=subtitle, height=height)
@@ -115,59 +113,6 @@ def strength_figure(curves: Sequence[StrengthCurve], task: str) -> go.Figure:
     return dress(figure, title="Effect along the strength, on the tuning items", subtitle=subtitle, height=height)
 
 
-def domain_forest_figure(
-    contrasts: Sequence[Contrast], arm: str, against: str, *, metric: str, budget: str, level: float
-) -> go.Figure:
-    """One arm against another in every domain at one budget, sorted by effect, with the count of domains ahead.
-
-    The figure behind a statement such as "better in 34 of 57 subjects". Raises ValueError where there is nothing.
-    """
-    chosen = [
-        one
-        for one in contrasts
-        if (one.arm, one.against, one.metric, one.budget, one.level) == (arm, against, metric, budget, level)
-        and one.domain
-        and math.isfinite(one.effect)
-    ]
-    if not chosen:
-        raise ValueError(f"{arm} and {against} were not compared on {metric!r} at {budget} {level:g} in any domain")
-    chosen.sort(key=_gain)
-    ahead = sum(_gain(one) > 0 for one in chosen)
-    words = [sum(one.verdict == word for one in chosen) for word in ("better", "worse")]
-    figure = go.Figure(_forest_rows(chosen, [one.domain for one in chosen], PALETTE[0]))
-    subtitle = (
-        f"{escape(metric)} at {budget} {level:g}: ahead in {ahead} of {len(chosen)} domains; "
-        f"shown better in {words[0]}, worse in {words[1]} (filled marks)"
-    )
-    title = f"{escape(arm)} against {escape(against)}, domain by domain"
-    return _forest(figure, chosen, f"{arm} − {against}", title, subtitle)
-
-
-def arm_forest_figure(contrasts: Sequence[Contrast], task: str, *, metric: str, budget: str, level: float) -> go.Figure:
-    """All arms of one task at one budget against the unsteered model, methods first, with the prompt-only baseline.
-
-    Raises ValueError where nothing was measured there.
-    """
-    found = [
-        one
-        for one in contrasts
-        if (one.task, one.against, one.metric) == (task, UNSTEERED, metric)
-        and ((one.budget, one.level) == (budget, level) or one.budget == "none")
-        and math.isfinite(one.effect)
-    ]
-    if not found:
-        raise ValueError(f"no arm was measured on {task!r}, {metric!r} at {budget} {level:g}")
-    found = [one for role in ("control", "method") for one in found if one.role == role]
-    figure = go.Figure()
-    for role, colour in (("control", NEUTRAL), ("method", PALETTE[0])):
-        own = [one for one in found if one.role == role]
-        if own:
-            figure.add_trace(_forest_rows(own, [one.arm for one in own], colour))
-    better = "higher" if found[0].higher_is_better else "lower"
-    subtitle = f"{escape(metric)}, {better} is better; {budget} {level:g}; hollow: no difference shown; controls grey"
-    return _forest(figure, found, "steered − unsteered", f"All arms on {escape(task)}", subtitle)
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -193,10 +138,6 @@ def _arms(chosen: Sequence[Contrast]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def _gain(contrast: Contrast) -> float:
-    return contrast.effect if contrast.higher_is_better else -contrast.effect
-
-
 def _effect_title(contrast: Contrast) -> str:
     return f"steered − unsteered<br>({escape(contrast.unit)})"
 
@@ -204,28 +145,6 @@ def _effect_title(contrast: Contrast) -> str:
 def _subtitle(contrast: Contrast) -> str:
     better = "higher" if contrast.higher_is_better else "lower"
     return f"{escape(contrast.metric)}, {better} is better; bars: paired 95 % intervals over subjects"
-
-
-def _is_shown(contrast: Contrast) -> bool:
-    return contrast.verdict in ("better", "worse")
-
-
-def _hover(contrast: Contrast) -> str:
-    note = f"<br>{escape(contrast.note)}" if contrast.note else ""
-    budget = "" if contrast.budget == "none" else f"{contrast.budget} {contrast.level:g}, {escape(contrast.setting)}, "
-    return (
-        f"<b>{escape(contrast.arm)}</b> on {escape(contrast.task)}<br>{number(contrast.effect)} "
-        f"({number(contrast.low)} to {number(contrast.high)}), n = {contrast.n}, q = {number(contrast.q)}<br>"
-        f"{budget}KL {number(contrast.kl)}, strength {number(contrast.strength)} "
-        f"({number(contrast.in_norms)} residual norms)<br>{contrast.verdict} (visible from ±{number(contrast.least)})"
-        f"{note}"
-    )
-
-
-def _bars(own: Sequence[Contrast], colour: str) -> dict[str, Any]:
-    above = np.array([one.high - one.effect for one in own])
-    below = np.array([one.effect - one.low for one in own])
-    return {"array": above, "arrayminus": below, "color": colour, "thickness": 1.1, "width": 3}
 
 
 def _legend_entry(arm: str, look: tuple[str, str]) -> go.Scatter:
@@ -245,9 +164,9 @@ def _points(own: Sequence[Contrast], arm: str, look: tuple[str, str]) -> go.Scat
         legendgroup=arm,
         showlegend=False,
         line={"color": colour, "width": 1},
-        marker={"color": colour, "size": 8, "symbol": [symbol if _is_shown(one) else f"{symbol}-open" for one in own]},
-        error_y=_bars(own, colour),
-        hovertext=[_hover(one) for one in own],
+        marker={"color": colour, "size": 8, "symbol": [symbol if is_shown(one) else f"{symbol}-open" for one in own]},
+        error_y=bars(own, colour),
+        hovertext=[hover(one) for one in own],
         hoverinfo="text",
     )
 
@@ -256,20 +175,20 @@ def _gain_points(own: Sequence[Contrast], kept: Sequence[Contrast], arm: str, lo
     colour, symbol = look
     return go.Scatter(
         x=[one.kl for one in own],
-        y=[_gain(one) for one in own],
+        y=[gain(one) for one in own],
         mode="markers",
         name=escape(arm),
         legendgroup=arm,
         showlegend=False,
         marker={"color": colour, "size": 8, "symbol": [symbol if one in kept else f"{symbol}-open" for one in own]},
-        hovertext=[_hover(one) for one in own],
+        hovertext=[hover(one) for one in own],
         hoverinfo="text",
     )
 
 
 def _front_line(kept: Sequence[Contrast], last: float) -> go.Scatter:
     line = {"color": NEUTRAL, "width": 1.5, "shape": "hv"}
-    x, y = [one.kl for one in kept], [_gain(one) for one in kept]
+    x, y = [one.kl for one in kept], [gain(one) for one in kept]
     return go.Scatter(
         x=[*x, last], y=[*y, y[-1]], mode="lines", line=line, name="front", showlegend=False, hoverinfo="skip"
     )
@@ -278,7 +197,7 @@ def _front_line(kept: Sequence[Contrast], last: float) -> go.Scatter:
 def _curve(curve: StrengthCurve) -> go.Scatter:
     order = np.argsort(curve.strengths)
     effect = np.array(curve.effect)[order]
-    bars = {
+    ends = {
         "array": np.array(curve.effect_high)[order] - effect,
         "arrayminus": effect - np.array(curve.effect_low)[order],
         "color": PALETTE[0],
@@ -292,7 +211,7 @@ def _curve(curve: StrengthCurve) -> go.Scatter:
         mode="lines+markers",
         line={"color": PALETTE[0], "width": 1},
         marker={"color": PALETTE[0], "size": 6},
-        error_y=bars,
+        error_y=ends,
         showlegend=False,
         hovertext=[
             f"{escape(curve.arm)}, {escape(curve.setting)}<br>"
@@ -301,27 +220,6 @@ def _curve(curve: StrengthCurve) -> go.Scatter:
         ],
         hoverinfo="text",
     )
-
-
-def _forest_rows(own: Sequence[Contrast], names: Sequence[str], colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=[one.effect for one in own],
-        y=[escape(name) for name in names],
-        mode="markers",
-        marker={"color": colour, "size": 8, "symbol": ["circle" if _is_shown(one) else "circle-open" for one in own]},
-        error_x=_bars(own, colour),
-        showlegend=False,
-        hovertext=[_hover(one) for one in own],
-        hoverinfo="text",
-    )
-
-
-def _forest(figure: go.Figure, own: Sequence[Contrast], axis: str, title: str, subtitle: str) -> go.Figure:
-    figure.update_xaxes(title={"text": f"{escape(axis)} ({escape(own[0].unit)})"})
-    figure.update_yaxes(type="category", range=[-0.7, len(own) - 0.3], dtick=1, tickfont={"size": 11})
-    line = {"color": NEUTRAL, "width": 1.5}
-    figure.add_shape(type="line", x0=0, x1=0, y0=0, y1=1, yref="y domain", line=line, layer="below")
-    return dress(figure, title=title, subtitle=subtitle, height=ROW * len(own) + 190)
 
 
 def _prompt_line(figure: go.Figure, own: Sequence[Contrast], row: int, column: int) -> None:
