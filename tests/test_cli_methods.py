@@ -9,7 +9,7 @@ import pytest
 from tests.command import Command, command_line
 from workbench.cli.jobs import DOMAIN_METHODS
 from workbench.cli.method_jobs import METHODS
-from workbench.evaluation.methods import METHOD_KINDS
+from workbench.evaluation.arm_kinds import METHOD_KINDS
 
 
 @pytest.fixture
