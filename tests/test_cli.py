@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import workbench
 from tests.command import Command, Outcome, command_line
-from workbench.cli import jobs, run
+from workbench.cli import jobs, output, run
 from workbench.models import ModelError
+from workbench.records import Dimension
 from workbench.study import settings, stages
 
 
@@ -53,6 +54,26 @@ def test_help_imports_nothing_heavy() -> None:
     loaded = set(done.stderr.split())
     assert "workbench.cli.app" in loaded
     assert not loaded & {"torch", "numpy", "pandas", "transformers", "transformer_lens", "plotly", "scipy", "datasets"}
+
+
+def test_a_mistake_before_the_first_stage_leaves_nothing_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="unknown"), output.progress_bars():
+        raise ValueError("unknown")
+    assert capsys.readouterr() == ("", "")
+    with output.progress_bars() as (stage, _):
+        stage("collect", 3, 3)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_narrow_table_loses_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Dimension("humanities", 1234, 1, "magnitude", 12.5, 3.25, 0.75, 0.25, "every domain")]
+    for width in (60, 100):
+        monkeypatch.setattr(output, "PLAIN_WIDTH", width)
+        output.print_dcds(found, "magnitude")
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in "".join(lines)
+        assert all(part in "".join(lines) for part in ("1234", "12.5", "3.25", "0.75", "0.25"))
 
 
 def test_every_public_name_is_there() -> None:

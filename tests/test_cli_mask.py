@@ -60,7 +60,7 @@ def test_without_dimensions_it_ranks_and_tests_them(
         (("--mode", "half"), "unknown mask mode 'half'; choose one of zero, mean, resample, or all"),
         (("--path", "short"), "choose screened or full"),
         (("--m", "5"), "m is 5, fewer than k = 10"),
-        (("--passages", "1"), "at least 2 passages"),
+        (("--passages", "0"), "--passages is 0; at least 2 per domain"),
         (("--dimensions", "5,16"), "out of range; this model has 0 to 15"),
         (("--dimensions", "a"), "cannot read dimensions 'a'"),
         (("--dimensions", "7-5"), "range 7-5 of --dimensions is empty"),

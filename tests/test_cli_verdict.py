@@ -44,7 +44,10 @@ def test_the_planted_model_is_judged(command: Command, tmp_path: Path) -> None: 
     ("arguments", "message"),
     [
         (("--criterion", "big"), "unknown criterion 'big'"),
-        (("--masking", "missing.safetensors"), "missing.safetensors does not exist"),
+        (
+            ("--masking", "missing.safetensors"),
+            "missing.safetensors does not exist or is no file; make FOLDER/test-zero.safetensors",
+        ),
         (("--k", "0"), "at least one dimension"),
     ],
 )

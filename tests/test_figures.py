@@ -56,7 +56,7 @@ from workbench.figures.effects import is_measured, shows_difference
 from workbench.figures.frequencies import block_order
 from workbench.figures.magnitudes import outer_envelope
 from workbench.figures.style import PALETTE, SYMBOLS, place_labels
-from workbench.records import Comparison, DimensionStatistics
+from workbench.records import Comparison, DimensionStatistics, TokenContext
 
 LOSS = "domain loss"
 
@@ -348,6 +348,27 @@ def test_contexts_escape_token_text_and_show_spaces_and_line_breaks() -> None:
     assert all("that···the <b>old</b>↵····rule of the" in text for text in contexts)
     assert all(text.endswith(" must give way & yield to the new one.") for text in contexts)
     assert not page.requests()
+
+
+@pytest.mark.parametrize(
+    ("position", "before", "after", "shown"),
+    [
+        (3, "in a", " b", "in a[c] b"),  # from the start of the document: nothing is cut
+        (40, "tence of the", " case", "… of the[c] case"),
+        (40, " of the", " case", "… of the[c] case"),
+        (40, "of" * 30, " " + "b" * 39, f"…{'of' * 30}[c] …"),
+        (
+            3,
+            "w" * 52 + " a court",
+            " rules that the party shall not be liabl",
+            "… a court[c] rules that the party shall not be …",
+        ),
+    ],
+)
+def test_contexts_begin_and_end_with_whole_words(position: int, before: str, after: str, shown: str) -> None:
+    context = TokenContext("c", before, after, 1.0, "law/1", position)
+    cell = Page(contexts_html(dataclasses.replace(fake_detectors()[0], top_tokens=(context,)))).all("td")[1].text
+    assert cell == shown.replace("[c]", "c")
 
 
 def opacity(style: str) -> tuple[str, float]:

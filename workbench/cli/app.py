@@ -172,7 +172,7 @@ def find(
         jobs.check_file(out)
     with output.progress_bars() as (stage, _):
         found = jobs.find(settings, chosen, stage)
-    output.print_dcds(found.dcds)
+    output.print_dcds(found.dcds, chosen)
     if out is not None:
         jobs.write_table(dcd_frame(found.dcds), out)
         typer.echo(f"table: {out}")

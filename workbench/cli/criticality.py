@@ -104,6 +104,8 @@ def read_plan(path: str, modes: Sequence["MaskMode"], *, k: int, m: int, passage
         raise ValueError(f"unknown path {path!r}; choose screened or full")
     if k < 1 or m < 1:
         raise ValueError(f"k is {k} and m is {m}; at least 1 is needed")
+    if passages < 2:
+        raise ValueError(f"--passages is {passages}; at least 2 per domain are needed for an interval")
     wanted = tuple(dict.fromkeys(("zero", *modes)))
     return CriticalityPlan(
         path,

@@ -11,15 +11,25 @@ def card(
     dimension: Annotated[int, typer.Option("--dimension", help="Residual dimension, counted from 0.")],
     domain: Annotated[str, typer.Option("--domain", help="Domain from which it is seen.")],
     layer: Annotated[int | None, typer.Option("--layer", help="0-based; the best-labelled one by default.")] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Take it from this run instead of collecting anew.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Take it from this run, with its model and text, instead of anew.")
+    ] = None,
     model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
-    corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder of text, or a .jsonl file.")] = "builtin",
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="'builtin', a folder of text, a .jsonl file, or hf:owner/dataset.")
+    ] = "builtin",
+    domains: Annotated[
+        str | None, typer.Option("--domains", help="Domains of the corpus, separated by commas; or its path.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same card.")] = 0,
     passages: Annotated[int, typer.Option("--passages", help="Passages per domain.")] = 60,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("card.html"),
 ) -> None:
     """Write everything known of one dimension as one HTML file that opens offline."""
-    from workbench.cli.jobs import check_file
+    from workbench.cli.jobs import check_file, source_and_domains
     from workbench.cli.output import progress_bars
     from workbench.explorer import Material, card_page, dimension_card, from_model, from_run
     from workbench.runs import write_whole
@@ -33,9 +43,16 @@ def card(
             from workbench.corpus import load_corpus
             from workbench.models import load_model
 
-            loaded = load_model(model)
-            longest = min(1500, loaded.context_length - 1)
-            prompts = load_corpus(corpus, seed=seed, limit=passages, max_characters=longest)
+            source, names = source_and_domains(corpus, domains)
+            loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
+            prompts = load_corpus(
+                source,
+                domains=names,
+                seed=seed,
+                limit=passages,
+                max_characters=min(1500, loaded.context_length - 1),
+                allow_download=download,
+            )
             _check(dimension, loaded.d_model, domain, sorted({prompt.domain for prompt in prompts}))
             chosen = [dimension]
             material = from_model(

@@ -16,6 +16,7 @@ Persona = Annotated[
     str, typer.Option("--persona", help="pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}.")
 ]
 Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
+Download = Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")]
 METHOD_HELP = (
     "cds, whole-dimension, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), "
     "style-heads (on --persona), activation-scaling, steer-vec, dyn-scalar (on --items)."
@@ -48,7 +49,7 @@ def fit(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
+    download: Download = False,
 ) -> None:
     """Fit a steering method and save it as an artefact."""
     from workbench.cli import jobs, method_jobs, output
@@ -83,6 +84,7 @@ def layers(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     out: Table = None,
+    download: Download = False,
 ) -> None:
     """Map where along the layers a persona is formed (style heads)."""
     from workbench.cli import jobs, method_jobs, output
@@ -90,7 +92,7 @@ def layers(
     if out is not None:
         jobs.check_file(out)
     with output.progress_bars():
-        found, exchanges = method_jobs.persona_layers(persona, _settings(model, seed, device, dtype))
+        found, exchanges = method_jobs.persona_layers(persona, _settings(model, seed, device, dtype, download))
     typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
     output.print_layers(found)
     if out is not None:
@@ -106,6 +108,7 @@ def heads(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     out: Table = None,
+    download: Download = False,
 ) -> None:
     """Score the attention heads that write a persona (style heads)."""
     from workbench.cli import jobs, method_jobs, output
@@ -113,7 +116,7 @@ def heads(
     if out is not None:
         jobs.check_file(out)
     with output.progress_bars():
-        settings = _settings(model, seed, device, dtype)
+        settings = _settings(model, seed, device, dtype, download)
         scores, chosen, exchanges = method_jobs.persona_heads(persona, settings, layer)
     typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
     output.print_heads(scores.frame(), chosen)
@@ -122,7 +125,7 @@ def heads(
         typer.echo(f"table of all layers: {out}")
 
 
-def _settings(model: str, seed: int, device: str, dtype: str) -> "Settings":
+def _settings(model: str, seed: int, device: str, dtype: str, download: bool) -> "Settings":
     from workbench.study import Settings
 
-    return Settings(model=model, seed=seed, device=device, dtype=dtype)
+    return Settings(model=model, seed=seed, device=device, dtype=dtype, allow_download=download)

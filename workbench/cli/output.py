@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from shutil import get_terminal_size
 
 import numpy as np
 import pandas as pd
@@ -14,29 +15,34 @@ from transformers.utils import logging
 
 from workbench.estimate import Estimate
 from workbench.figures.effects import arm_name, is_lower_better, shows_difference
-from workbench.records import Comparison, Detector, Dimension
+from workbench.records import Comparison, Detector, Dimension, Selection
 from workbench.steering import LayerMap
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
 N_TOKENS = 6
-PLAIN_WIDTH = 140  # where the output is no terminal
+PLAIN_WIDTH = get_terminal_size((100, 24)).columns  # where the output is no terminal; COLUMNS sets it
 
 
 @contextmanager
 def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]:
-    """One bar per stage on stderr, and the console to print beside them."""
+    """One bar per stage on stderr, and the console to print beside them; nothing before the first stage."""
     no_other_bars()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, TaskID] = {}
+    progress = Progress(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
 
-        def stage(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done, total=total)
+    def stage(name: str, done: int, total: int) -> None:
+        progress.start()
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], completed=done, total=total)
 
+    try:
         yield stage, console
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def no_other_bars() -> None:
@@ -51,12 +57,11 @@ def estimate_line(estimate: Estimate) -> str:
     return f"estimate: about {duration}, {estimate.memory_bytes / 2**30:.1f} GiB of memory; Ctrl-C leaves nothing"
 
 
-def print_dcds(dcds: Sequence[Dimension]) -> None:
-    """The DCDs with their evidence, and whether each is large everywhere or in this domain."""
+def print_dcds(dcds: Sequence[Dimension], selection: Selection) -> None:
+    """The DCDs of one selection with their evidence, and whether each is large everywhere or in this domain."""
     rows = [
         (
             dcd.domain,
-            dcd.selection,
             str(dcd.dimension),
             f"{dcd.magnitude:.3g}",
             f"{dcd.magnitude_elsewhere:.3g}",
@@ -66,8 +71,8 @@ def print_dcds(dcds: Sequence[Dimension]) -> None:
         )
         for dcd in dcds
     ]
-    columns = ("domain", "selection", "dimension", "magnitude", "elsewhere", "frequency", "elsewhere", "large in")
-    _print_table("Domain-critical dimensions", columns, rows)
+    columns = ("domain", "dimension", "magnitude", "elsewhere", "frequency", "elsewhere", "large in")
+    _print_table(f"Domain-critical dimensions by {selection}", columns, rows)
 
 
 def print_overview(dcds: Sequence[Dimension]) -> None:
@@ -173,7 +178,7 @@ def _visible(token: str) -> str:
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()

@@ -34,7 +34,11 @@ def verdict(
         str, typer.Option("--criterion", help="What is massive: '3-sigma', 'Sun et al.', '1000 x median' ...")
     ] = "3-sigma",
     masking: Annotated[
-        list[Path] | None, typer.Option("--masking", help="Results of `workbench mask` (zero, mean) for the costs.")
+        list[Path] | None,
+        typer.Option(
+            "--masking",
+            help="File test-zero.safetensors or test-mean.safetensors of `workbench mask --dimensions`; repeat.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
@@ -57,7 +61,7 @@ def verdict(
     criterion_named(criterion)
     if out is not None:
         jobs.check_file(out)
-    results = [load_masking(path) for path in masking or []]
+    results = [load_masking(_existing(path)) for path in masking or []]
     source, names = jobs.source_and_domains(corpus, domains)
     preset = "quick" if quick else "full"
     settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
@@ -75,6 +79,15 @@ def verdict(
     if out is not None:
         jobs.write_table(frame, out)
         typer.echo(f"table: {out}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist or is no file; make FOLDER/test-zero.safetensors and the like with: "
+            "workbench mask --dimensions 0-31 --mode all --out FOLDER"
+        )
+    return path
 
 
 def _shown(frame: "pd.DataFrame", has_costs: bool) -> str:

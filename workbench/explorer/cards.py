@@ -7,11 +7,11 @@ from jaxtyping import Float64
 
 from workbench.detectors import UNLABELLED
 from workbench.explorer.material import ExplorerError, Material
+from workbench.figures.detectors import CONTEXT_AFTER, CONTEXT_BEFORE, CONTEXT_TOKENS
 from workbench.records import ENDS, Detector, Dimension, TokenContext, Verdict
 
 N_CONTEXTS = 8
-N_BEFORE, N_AFTER = 16, 10  # tokens around the one that fires
-MAX_BEFORE, MAX_AFTER = 60, 40  # characters
+N_AFTER = 10  # tokens after the one that fires
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _context(material: Material, value: float, prompt: int, position: int, token
         texts[0] = ""
     return TokenContext(
         token=texts[position],
-        before="".join(texts[max(0, position - N_BEFORE) : position])[-MAX_BEFORE:],
-        after="".join(texts[position + 1 : position + 1 + N_AFTER])[:MAX_AFTER],
+        before="".join(texts[max(0, position - CONTEXT_TOKENS) : position])[-CONTEXT_BEFORE:],
+        after="".join(texts[position + 1 : position + 1 + N_AFTER])[:CONTEXT_AFTER],
         value=value,
         prompt=address.name,
         position=position,

@@ -13,6 +13,8 @@ from workbench.figures.style import MARGIN, NEUTRAL, PALETTE, SYMBOLS, dress, nu
 from workbench.records import Detector, TokenContext
 
 UNLABELLED = "unlabelled"
+# A context holds at most so many tokens before its token, and so many characters before and after it.
+CONTEXT_TOKENS, CONTEXT_BEFORE, CONTEXT_AFTER = 16, 60, 40
 # Highlights: orange where the activation is positive, blue where it is negative.
 POSITIVE, NEGATIVE = "213,94,0", "0,114,178"
 
@@ -155,13 +157,31 @@ def _context_row(context: TokenContext, largest: float) -> str:
         f'padding:0 2px;outline:1px solid rgba({colour},0.7)" title="activation {number(context.value)}">'
         f"{escape(visible(context.token))}</mark>"
     )
-    text = f"{_surroundings(context.before)}{mark}{_surroundings(context.after)}"
+    text = f"{_surroundings(_left(context))}{mark}{_surroundings(_right(context))}"
     return (
         f'<tr><td style="{cell};white-space:nowrap;font-variant-numeric:tabular-nums">{number(context.value)}</td>'
         f'<td style="{cell};font-family:ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;'
         f'overflow-wrap:anywhere">{text}</td>'
         f'<td style="{cell};white-space:nowrap">{escape(context.prompt)}, token {context.position}</td></tr>'
     )
+
+
+def _left(context: TokenContext) -> str:
+    """The text before a token from the beginning of a word on, after an ellipsis where the document starts earlier."""
+    before = context.before
+    if context.position <= CONTEXT_TOKENS and len(before) < CONTEXT_BEFORE:
+        return before
+    space = re.search(r"\s", before)
+    return f"… {before[space.end() :]}" if space else f"…{before}"
+
+
+def _right(context: TokenContext) -> str:
+    """The text after a token; a word that the recorded length has cut is left to an ellipsis."""
+    after = context.after
+    if len(after) < CONTEXT_AFTER:
+        return after
+    words = re.match(r".*\s", after, re.DOTALL)
+    return f"{words.group()}…" if words else f"{after}…"
 
 
 def _surroundings(text: str) -> str:
