@@ -46,3 +46,11 @@ def test_a_set_and_its_complement_add_up_and_leave_each_other_alone() -> None:
 def test_dimensions_that_cannot_be(dimensions: tuple[int, ...], message: str) -> None:
     with pytest.raises(SteeringError, match=message):
         CriticalDimensionSteering(torch.ones(1, 16), (0,), dimensions)
+
+
+def test_texts_without_a_contrast_are_refused() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(SteeringError, match="no contrast"):
+        ContrastiveAddition.fit(model, POSITIVE, POSITIVE[::-1], layer=1)
+    with pytest.raises(SteeringError, match="at least one positive"):
+        ContrastiveAddition.fit(model, [], POSITIVE, layer=1)

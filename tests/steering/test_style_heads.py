@@ -76,6 +76,7 @@ def test_layer_map_finds_where_a_planted_direction_is_written() -> None:
         (lambda model, found: StyleHeads.fit(model, found, layer=1, heads=range(9)), "cannot choose 9 heads"),
         (lambda model, found: StyleHeads.fit(model, found, layer=3, heads=[0]), "layers 0 to 2"),
         (lambda model, found: persona_activations(model, [], NEGATIVE), "at least one of each"),
+        (lambda model, found: persona_activations(model, POSITIVE, POSITIVE), "show no persona"),
         (lambda model, found: persona_activations(model, [Exchange("x", "")], NEGATIVE), "empty response"),
         (lambda model, found: persona_activations(model, POSITIVE, NEGATIVE, source="all"), "unknown vector source"),
     ],

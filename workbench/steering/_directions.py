@@ -42,6 +42,8 @@ def difference_in_means(
     model: HookedModel, positive: Sequence[str], negative: Sequence[str], sites: Sequence[Site], pooling: Pooling
 ) -> Float[Tensor, "site width"]:
     """Mean over the positive texts minus mean over the negative ones, in activation units."""
+    if sorted(positive) == sorted(negative):
+        raise SteeringError("positive and negative texts are the same, which is no contrast; pass texts that differ")
     return pooled_means(model, positive, sites, pooling).mean(0) - pooled_means(model, negative, sites, pooling).mean(0)
 
 

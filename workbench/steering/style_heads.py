@@ -83,6 +83,8 @@ def persona_activations(
         raise SteeringError(f"unknown vector source {source!r}; choose one of {', '.join(get_args(VectorSource))}")
     if not positive or not negative:
         raise SteeringError("persona vectors need responses of both kinds; pass at least one of each")
+    if list(positive) == list(negative):
+        raise SteeringError("responses of both kinds are the same, so they show no persona; pass responses that differ")
     return PersonaActivations(
         *(_pooled(model, side, _z_sites(model), source) for side in (positive, negative)),
         *(_pooled(model, side, _stream_sites(model), source) for side in (positive, negative)),
