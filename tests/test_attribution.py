@@ -54,6 +54,19 @@ def test_every_mode_is_integrated_towards_its_own_replacement(mode) -> None:
     np.testing.assert_allclose(estimate.rise, exact.rise, atol=1e-3)
 
 
+def test_estimates_spare_the_tokens_that_masking_spares_and_screening_follows() -> None:
+    model = tiny_model()
+    prompts = [PROMPTS[0], PROMPTS[2]]
+    exact = mask_dimensions(model, prompts, masked_at="after the first token", counted_at="after the first token")
+    estimate = estimate_masking(
+        model, prompts, n_groups=16, n_points=8, masked_at="after the first token", counted_at="after the first token"
+    )
+    np.testing.assert_allclose(estimate.rise, exact.rise, atol=1e-3)
+    screened = screened_masking(model, prompts, estimate, m=16)
+    np.testing.assert_allclose(screened.rise, exact.rise, atol=1e-5)
+    assert (screened.masked_at, screened.counted_at) == (exact.masked_at, exact.counted_at)
+
+
 def test_one_point_gives_the_slope_at_the_unmasked_model() -> None:
     model = tiny_model()
     estimate = estimate_masking(model, PROMPTS[:1], n_points=1)

@@ -11,6 +11,7 @@ import torch
 from tests.test_attribution import counted_rows
 from tests.tiny import tiny_model
 from workbench.dimensions.critical_tables import (
+    ALL_TOKENS,
     RANDOM,
     agreement_table,
     criticality_tables,
@@ -21,6 +22,7 @@ from workbench.dimensions.critical_tables import (
     recall_table,
     summarise_criticality,
     table_rows,
+    token_table,
 )
 from workbench.dimensions.criticality import top_dimensions
 from workbench.dimensions.experiments import (
@@ -33,6 +35,7 @@ from workbench.dimensions.experiments import (
     save_criticality,
 )
 from workbench.evaluation.criticality import (
+    SPARED,
     _passage_magnitudes,
     fit_plan,
     measure_criticality,
@@ -64,7 +67,9 @@ ITEMS = [
     ChoiceItem("q1", "code", "test", "x is", ("y", "cell"), 1),
     ChoiceItem("q2", "code", "identify", "x is", ("x", "cell"), 1),
 ]
-FULL = CriticalityPlan("full", exhaustive=("zero",), ranks=(1, 3), k=2, m=4, n_largest=1, n_random=2, n_points=1)
+FULL = CriticalityPlan(
+    "full", exhaustive=("zero",), ranks=(1, 3), k=2, m=4, n_largest=1, n_random=2, n_points=1, n_spared=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +105,21 @@ def test_every_domain_loses_the_dimensions_of_all_and_those_named_besides(found:
 
 
 def test_screening_all_dimensions_gives_the_ranking_of_masking_all(found: Criticality) -> None:
-    plan = replace(FULL, exhaustive=(), m=16, modes=("zero",), ranked=("zero",))
+    plan = replace(FULL, exhaustive=(), m=16, n_spared=0, modes=("zero",), ranked=("zero",))
     screened = measure_criticality(tiny_model(), PROMPTS, plan=plan)
     assert ranking(screened.identify["zero"], screened.estimates["zero"]) == ranking(found.identify["zero"])
     assert screened.exam == {}
-    assert "exam" not in criticality_tables(screened)
+    assert not {"exam", "tokens"} & set(criticality_tables(screened))
 
 
 def test_cost_is_that_of_the_passes_and_within_the_plan() -> None:
     model = tiny_model()
-    plan = replace(FULL, modes=("zero",), ranked=("zero",), exhaustive=(), m=3)
+    plan = replace(FULL, modes=("zero",), ranked=("zero",), exhaustive=(), m=3, n_spared=1)
     with counted_rows(model) as rows:
         result = measure_criticality(model, PROMPTS, ITEMS, plan=plan)
     n_identify = 4
-    backward = 2 * n_identify  # one point: one backward pass, which costs two forward passes
+    n_spared = 2 * len(SPARED)  # one passage of each of two domains, per choice of tokens
+    backward = 2 * (n_identify + n_spared)  # one point: one backward pass, which costs two forward passes
     assert result.cost == sum(rows) + backward
     exam = result.exam["zero"]
     n_choices = np.isfinite(exam.masked).sum() + exam.baseline.size
@@ -136,7 +142,8 @@ def test_saved_and_loaded_it_gives_the_same_tables(found: Criticality, tmp_path:
     again = load_criticality(tmp_path / "masking")
     assert again.plan == found.plan
     tables = criticality_tables(found)
-    assert set(tables) == {"drops", "masked", "exam", "answers", "agreement", "jaccard", "recall"}
+    assert set(tables) == {"drops", "masked", "exam", "answers", "agreement", "tokens", "jaccard", "recall"}
+    assert [pair[1].masked_at for pair in again.spared] == [masked_at for masked_at, _ in SPARED]
     for name, table in criticality_tables(again).items():
         pd.testing.assert_frame_equal(table, tables[name])
     assert summarise_criticality(again)["path"] == "full"
@@ -179,6 +186,23 @@ def test_agreement_jaccard_and_recall_by_hand() -> None:
     assert recall["recall"].to_dict() == {"law": 0.5, "code": 0.0}
     assert recall["cost"].tolist() == [5.0 + 1 + 2] * 2
     assert recall["fraction"].tolist() == [8 / 5] * 2
+
+
+def test_agreement_where_tokens_are_spared_by_hand() -> None:
+    exact = masking((0, 1, 2, 3), [[9, 9, 1, 1], [8, 8, 2, 2], [7, 7, 3, 3], [6, 6, 4, 4]])
+    other = masking((3, 0), [[9, 9, 1, 1], [8, 8, 2, 2]])  # law 3, 0 and code 0, 3; the rest is estimated
+    guess = masking((0, 1, 2, 3), [[0, 0, 0, 0], [7, 7, 8, 8], [8, 8, 7, 7], [6, 6, 6, 6]], "estimated")
+    spared = (guess, replace(other, masked_at="after the first token", counted_at="after the first token"))
+    plan = CriticalityPlan("full", ("zero",), ("zero",), ("zero",), ranks=(1,), k=2, m=2, n_largest=1, n_random=0)
+    magnitudes = {TOKEN_READINGS[0]: np.array([[4.0, 3.0, 1.0, 2.0]] * 2)}
+    drops = ({"zero": exact}, {"zero": exact}, {"zero": exact})
+    result = Criticality(plan, 4, ("law", "code"), (), 9.0, magnitudes, *drops, {}, (spared,))
+    found = {(row["against"], row["domain"], row["k"]): row for row in table_rows(token_table(result))}
+    assert found[ALL_TOKENS, "law", 2]["overlap"] == 0.5  # 3, 0 and 0, 1
+    assert found[ALL_TOKENS, "code", 2]["overlap"] == 0.5  # 0, 3 and 3, 2
+    assert found[f"magnitude {TOKEN_READINGS[0]}", "code", 1]["overlap"] == 1.0  # 0 and 0
+    assert found[ALL_TOKENS, "law", 2]["masked_at"] == "after the first token"
+    assert found[ALL_TOKENS, "law", 2]["spearman"] == pytest.approx(-0.4)  # 3, 0, 2, 1 and 0, 1, 2, 3
 
 
 def test_magnitudes_leave_out_the_first_token_and_tokens_of_high_norm() -> None:

@@ -156,6 +156,49 @@ def test_a_list_per_domain_is_measured_there_and_nan_elsewhere() -> None:
     assert apart.cost == 2.0
 
 
+def test_masks_can_spare_the_first_token_and_losses_leave_out_what_it_predicts() -> None:
+    model = tiny_model()
+
+    def later(values: torch.Tensor, layer: int) -> None:
+        values[:, 1:, 3] = 0.0
+
+    spared = mask_dimensions(model, PROMPTS, [3], masked_at="after the first token")
+    counted = mask_dimensions(
+        model, PROMPTS, [3], masked_at="after the first token", counted_at="after the first token"
+    )
+    for column, prompt in enumerate(PROMPTS):
+        words = prompt.text.split()
+        for edit, whole, rest in (
+            (nothing, spared.baseline[column], counted.baseline[column]),
+            (later, (spared.rise[0] + spared.baseline)[column], (counted.rise[0] + counted.baseline)[column]),
+        ):
+            mean, first = hooked_loss(model, prompt.text, edit), hooked_loss(model, words[0], edit)
+            assert whole == pytest.approx(mean, abs=1e-5)
+            assert rest == pytest.approx((mean * len(words) - first) / (len(words) - 1), abs=1e-5)
+    assert np.abs(spared.rise).max() > 0.01
+    with pytest.raises(ValueError, match="law/7 predicts nothing at the tokens 'after the first token'"):
+        mask_dimensions(model, [Prompt("court", "law", "law/7", "identify")], [3], counted_at="after the first token")
+
+
+def test_tokens_of_high_norm_are_found_row_by_row_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setattr(replacements, "HIGH_NORM", 1.1)
+    monkeypatch.setattr(replacements, "PASS_ROWS", 3)
+    together = replacements.tokens_in(model, model.tokenize([p.text for p in PROMPTS]), "without high-norm tokens")
+    n_high = 0
+    for row, prompt in zip(together, PROMPTS, strict=True):
+        tokens = model.tokenize([prompt.text])
+        _, cache = model.run_with_cache(tokens)
+        kept = [place > 0 for place in range(tokens.ids.shape[1])]
+        for layer in range(model.n_layers):
+            norms = cache[f"blocks.{layer}.hook_resid_post"][0].norm(dim=-1).tolist()
+            middle = sorted(norms)[(len(norms) - 1) // 2]
+            kept = [keep and norm <= 1.1 * middle for keep, norm in zip(kept, norms, strict=True)]
+        assert row.tolist() == kept + [False] * (len(row) - len(kept))
+        n_high += len(kept) - 1 - sum(kept)
+    assert n_high > 0
+
+
 def test_progress_ends_at_the_total_and_the_model_is_left_as_it_was() -> None:
     model = tiny_model()
     tokens = model.tokenize([PROMPTS[0].text])
@@ -221,6 +264,8 @@ def test_wrong_arguments_are_named() -> None:
         mask_dimensions(model, PROMPTS, {"physics": [3]})
     with pytest.raises(ValueError, match="no prompts to mask"):
         mask_dimensions(model, [], [3])
+    with pytest.raises(ValueError, match="unknown set of tokens 'some'"):
+        inspect.unwrap(replacements.tokens_in)(model, model.tokenize(["x"]), "some")
     with pytest.raises(ValueError, match="unknown mask mode 'median'"):
         inspect.unwrap(replacements.make_replacement)(model, "median", PROMPTS, PROMPTS)
     with pytest.raises(ValueError, match="no domain other than 'law'"):

@@ -5,6 +5,7 @@ masked      every dimension measured on *test*, with its drop on *identify* and 
 exam        the fall of accuracy and log-odds on exam items
 answers     how often each answer is predicted, unmasked and masked
 agreement   overlap@k and Spearman's correlation of magnitude with the ranking by masking, beside chance
+tokens      the same with losses counted, and dimensions masked, without the first token or tokens of high norm
 jaccard     how much the top dimensions of two domains share, by masking and by magnitude
 recall      where a mode was masked exhaustively: how much of its top 10 the estimate finds with m candidates
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from workbench.dimensions.criticality import (
     answer_histogram,
@@ -33,6 +35,7 @@ from workbench.records import ChoiceMasking, MaskingResult, MaskMode
 
 MEAN = "mean"  # of the domains
 RANDOM = 0  # rank of the controls
+ALL_TOKENS = "masking at all tokens"
 
 
 def criticality_tables(result: Criticality) -> dict[str, pd.DataFrame]:
@@ -43,6 +46,7 @@ def criticality_tables(result: Criticality) -> dict[str, pd.DataFrame]:
         "exam": exam_table(result),
         "answers": answer_table(result),
         "agreement": agreement_table(result),
+        "tokens": token_table(result),
         "jaccard": jaccard_table(result),
         "recall": recall_table(result),
     }
@@ -180,17 +184,47 @@ def agreement_table(result: Criticality) -> pd.DataFrame:
     One row per mode ranked in, tokens that the magnitude is over, domain and k, with chance and its central 95 %;
     `p` is hypergeometric, for one k and domain alone.
     """
+    frames = [
+        _agreement(result, order, magnitude, {"ranked_by": mode, "tokens": tokens})
+        for mode, order in orders(result).items()
+        for tokens, magnitude in result.magnitudes.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def token_table(result: Criticality) -> pd.DataFrame:
+    """`agreement_table` where masks and losses spare tokens: is agreement, or what is critical, only that of sinks?
+
+    Dimensions are masked to zero at the tokens `masked_at`, losses are of what is predicted at `counted_at`. `against`
+    is a token reading of magnitude, or the ranking by masking and counting at all tokens.
+    """
+    zero = orders(result)["zero"]
+    everywhere = np.stack([rank_scores(zero[domain], result.d_model) for domain in result.domains])
+    others = {f"magnitude {tokens}": values for tokens, values in result.magnitudes.items()} | {ALL_TOKENS: everywhere}
+    frames = []
+    for estimate, measured in result.spared:
+        order = ranking(measured, estimate)
+        head = {"masked_at": measured.masked_at, "counted_at": measured.counted_at}
+        frames += [_agreement(result, order, scores, head | {"against": name}) for name, scores in others.items()]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _agreement(
+    result: Criticality,
+    order: Mapping[str, Sequence[int]],
+    scores: Float64[np.ndarray, "domain d_model"],
+    head: Mapping[str, str],
+) -> pd.DataFrame:
+    """Overlap@k and Spearman's correlation of scores with a ranking, one row per domain and k, after the columns of
+    `head`."""
     ks = [k for k in (1, 2, 4, 8, 10, 16, 32, 64, 128, 256, 512) if k <= result.d_model // 2] or [1]
     frames = []
-    for mode, order in orders(result).items():
-        for tokens, magnitude in result.magnitudes.items():
-            for number, domain in enumerate(result.domains):
-                scores = rank_scores(order[domain], result.d_model)
-                frame = overlap_at_k(magnitude[number], scores, ks)
-                head = {"ranked_by": mode, "tokens": tokens, "domain": domain}
-                frames.append(frame.assign(**head, spearman=spearman(magnitude[number], scores)))
+    for number, domain in enumerate(result.domains):
+        ranked = rank_scores(order[domain], result.d_model)
+        frame = overlap_at_k(scores[number], ranked, ks)
+        frames.append(frame.assign(**head, domain=domain, spearman=spearman(scores[number], ranked)))
     table = pd.concat(frames, ignore_index=True)
-    names = ["ranked_by", "tokens", "domain"]
+    names = [*head, "domain"]
     return table.reindex(columns=[*names, *(column for column in table.columns if column not in names)])
 
 

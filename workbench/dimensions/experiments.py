@@ -42,7 +42,9 @@ class CriticalityPlan:
     dimension where the mode is in `exhaustive`, otherwise on the screened path, where gradients rank all dimensions and
     the first `m` of every domain, besides the `n_largest` by magnitude and at the first token, are masked exactly.
     Drops of the dimensions at `ranks`, of `n_random` random ones and of those named besides are measured in all `modes`
-    on `n_test` passages per domain of *test*, and on `n_items` exam items per domain (0: no exam).
+    on `n_test` passages per domain of *test*, and on `n_items` exam items per domain (0: no exam). On `n_spared`
+    passages per domain of *identify* (0: not at all) dimensions are ranked again, on the screened path and masked to
+    zero, without the first token and without tokens of high norm: their losses left out, or the mask too.
     """
 
     name: str
@@ -59,6 +61,7 @@ class CriticalityPlan:
     n_random: int = 4
     n_groups: int = 4
     n_points: int = 2
+    n_spared: int = 0
 
     def __post_init__(self) -> None:
         if "zero" not in self.ranked or not set(self.exhaustive) <= set(self.ranked) <= set(self.modes):
@@ -82,7 +85,8 @@ class Criticality:
     `estimates` and `identify` rank the dimensions per mode; `test` and `exam` hold what masking costs on held-out
     passages and items. `random` are the dimensions drawn as controls. `magnitudes` are mean magnitudes per domain and
     dimension over some of the tokens (`TOKEN_READINGS`), in the order of `domains`. `cost` counts forward passes of one
-    passage or of one choice (a backward pass as two).
+    passage or of one choice (a backward pass as two). `spared` holds estimate and masking for every choice of tokens
+    that are counted and masked (`masked_at`, `counted_at` of each).
     """
 
     plan: CriticalityPlan
@@ -95,6 +99,7 @@ class Criticality:
     identify: Mapping[MaskMode, MaskingResult]
     test: Mapping[MaskMode, MaskingResult]
     exam: Mapping[MaskMode, ChoiceMasking]
+    spared: tuple[tuple[MaskingResult, MaskingResult], ...] = ()
 
 
 def ranking(measured: MaskingResult, estimate: MaskingResult | None = None) -> dict[str, tuple[int, ...]]:
@@ -128,6 +133,7 @@ def largest_of(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], 
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 _PARTS = ("estimates", "identify", "test")
+_SPARED = ("spared-estimate", "spared-identify")
 
 
 def save_criticality(result: Criticality, folder: Path) -> None:
@@ -138,6 +144,9 @@ def save_criticality(result: Criticality, folder: Path) -> None:
             save_masking(masking, folder / f"{part}-{mode}.safetensors")
     for mode, exam in result.exam.items():
         save_choice_masking(exam, folder / f"exam-{mode}.safetensors")
+    for number, pair in enumerate(result.spared):
+        for part, masking in zip(_SPARED, pair, strict=True):
+            save_masking(masking, folder / f"{part}-{number}.safetensors")
     arrays = {str(index): values for index, values in enumerate(result.magnitudes.values())}
     save_arrays(folder / MAGNITUDES_FILE, "magnitudes", arrays, {"names": list(result.magnitudes)})
     content = {
@@ -161,6 +170,9 @@ def load_criticality(folder: Path) -> Criticality:
     }
     arrays, header = load_arrays(folder / MAGNITUDES_FILE, "magnitudes")
     parts = {part: _by_mode(folder, part, load_masking) for part in _PARTS}
+    estimates, measured = (
+        [load_masking(path) for path in sorted(folder.glob(f"{part}-*.safetensors"))] for part in _SPARED
+    )
     return Criticality(
         plan=CriticalityPlan(**plan),
         d_model=content["d_model"],
@@ -169,6 +181,7 @@ def load_criticality(folder: Path) -> Criticality:
         cost=content["cost"],
         magnitudes={name: arrays[str(index)] for index, name in enumerate(header["names"])},
         exam=_by_mode(folder, "exam", load_choice_masking),
+        spared=tuple(zip(estimates, measured, strict=True)),
         **parts,
     )
 

@@ -19,6 +19,7 @@ attention sink, which holds until it is nearly gone: mask the dimensions of larg
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from workbench.evaluation.masking import Documents, mask_dimensions, prompt_docu
 from workbench.evaluation.metrics import token_losses
 from workbench.evaluation.replacements import Replacement
 from workbench.models import Call, HookedModel, HookFunction, ModelError
-from workbench.records import MaskingResult, MaskMode, Prompt, Site
+from workbench.records import MaskingResult, MaskMode, Prompt, Site, TokenSet
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 N_GROUPS = 4
@@ -45,6 +46,8 @@ def estimate_masking(
     mode: MaskMode = "zero",
     n_groups: int = N_GROUPS,
     n_points: int = N_POINTS,
+    masked_at: TokenSet = "all tokens",
+    counted_at: TokenSet = "all tokens",
     reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
@@ -60,7 +63,8 @@ def estimate_masking(
         raise ValueError(
             f"n_groups is {n_groups}, n_points {n_points}; choose 1 to {model.d_model} groups and at least 1 point"
         )
-    documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate)
+    sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
+    documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
     steps = _steps(_deal(model.d_model, n_groups, seed), n_points)
     rise = np.zeros((model.d_model, len(prompts)))
     done, total = 0, len(prompts) * len(steps)
@@ -82,6 +86,7 @@ def estimate_masking(
         splits=tuple(prompt.split for prompt in prompts),
         baseline=unmasked_scores(model, documents),
         rise=rise,
+        **sets,
     )
 
 
@@ -99,8 +104,9 @@ def screened_masking(
 ) -> MaskingResult:
     """Exact masking of the m dimensions of every domain that an estimate ranks highest on *identify*.
 
-    Each domain has its own candidates, masked in its own prompts only; `everywhere` are masked in all prompts besides
-    (random controls, say). What is left out is NaN. `cost` includes that of the estimate.
+    Mode and token sets are those of the estimate. Each domain has its own candidates, masked in its own prompts only;
+    `everywhere` are masked in all prompts besides (random controls, say). What is left out is NaN. `cost` includes that
+    of the estimate.
     """
     candidates = top_dimensions(estimate, m)
     wanted = {domain: sorted({*chosen, *everywhere}) for domain, chosen in candidates.items()}
@@ -110,14 +116,15 @@ def screened_masking(
         chosen,
         wanted,
         mode=estimate.mode,
+        masked_at=estimate.masked_at,
+        counted_at=estimate.counted_at,
         reference=reference,
         seed=seed,
         truncate=truncate,
         progress=progress,
     )
     share = len(estimate.prompts) / len(chosen)
-    values = {name: getattr(exact, name) for name in ("dimensions", "prompts", "domains", "splits", "baseline", "rise")}
-    return MaskingResult(exact.mode, "measured", exact.d_model, exact.cost + share * estimate.cost, **values)
+    return replace(exact, cost=exact.cost + share * estimate.cost)
 
 
 Step = tuple[Bool[np.ndarray, "d_model"], float, float]  # which gates move, how far, weight of the point
@@ -166,26 +173,26 @@ def _gradients(
     point: float,
 ) -> Float64[np.ndarray, "member row"]:
     """dL/dg of the member gates, per document, with these gates at 1 - point and all others open."""
-    tokens, sources, weight = documents.rows(numbers)
-    gates = torch.ones(len(numbers), model.d_model, device=tokens.ids.device)
+    part = documents.rows(numbers)
+    gates = torch.ones(len(numbers), model.d_model, device=part.tokens.ids.device)
     inside = torch.from_numpy(member).to(gates.device)
     gates[:, inside] = 1.0 - point
     gates.requires_grad_()
-    with model.hooked(dict.fromkeys(model.residual_sites(), _gate(documents, gates, sources)), editing=True):
-        logits = model.logits(tokens, with_gradients=True)
+    with model.hooked(dict.fromkeys(model.residual_sites(), _gate(part, gates)), editing=True):
+        logits = model.logits(part.tokens, with_gradients=True)
     if not logits.requires_grad:
         raise ModelError(f"{model.name} gives no gradients (quantised weights?); use mask_dimensions, which needs none")
     with torch.enable_grad():
-        losses, _ = token_losses(logits, tokens)
-        total = (losses * weight).sum()
+        losses, _ = token_losses(logits, part.tokens)
+        total = (losses * part.weight).sum()
     (gradients,) = torch.autograd.grad(total, gates)
     return gradients[:, inside].T.double().cpu().numpy()
 
 
-def _gate(documents: Documents, gates: Float[Tensor, "row d_model"], sources: Int[Tensor, "row pos"]) -> HookFunction:
-    closed = (1.0 - gates)[:, None]
+def _gate(documents: Documents, gates: Float[Tensor, "row d_model"]) -> HookFunction:
+    closed = (1.0 - gates)[:, None] * documents.is_masked[..., None]
 
     def edit(values: Tensor, site: Site, call: Call) -> Tensor:
-        return values + closed * (documents.replacement.values[site.layer][sources] - values)
+        return values + closed * (documents.replacement.values[site.layer][documents.sources] - values)
 
     return edit

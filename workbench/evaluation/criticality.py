@@ -4,11 +4,12 @@ Two paths to the ranking. *Full*: every dimension is masked exactly. *Screened*:
 dimensions, and only the best of every domain are masked exactly (`estimate_masking`, `screened_masking`). What is then
 reported, the drop of the rank-1, 10, 100 dimension as in the table of Roh, Cho, Kim (2026, arXiv 2603.00029), is
 measured exactly on passages that took no part in the ranking. Random dimensions as controls, the three mask modes and
-the exam's log-odds are ours.
+the exam's log-odds are ours. So are rankings that spare the first token and tokens of high norm (`SPARED`): they say
+whether a dimension is needed where domain text is, or only at the sink.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from workbench.dimensions.criteria import NEUTRAL
 from workbench.dimensions.experiments import TOKEN_READINGS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.evaluation.attribution import estimate_masking, screened_masking
 from workbench.evaluation.masking import mask_choices, mask_dimensions
-from workbench.evaluation.replacements import Replacement, make_replacement
+from workbench.evaluation.replacements import HIGH_NORM, Replacement, make_replacement
 from workbench.models import HookedModel
-from workbench.records import Activations, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Split
+from workbench.records import Activations, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Split, TokenSet
 
 Progress = Callable[[int, int], None]
 PLANS = {
-    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24),
+    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24, n_spared=8),
     "screened": CriticalityPlan("screened", n_identify=24, n_test=24, n_items=24),
     "quick": CriticalityPlan(
         "quick",
@@ -41,7 +42,12 @@ PLANS = {
         n_points=1,
     ),
 }
-HIGH_NORM = 10.0  # times the median norm of the tokens of the same passage and layer
+SPARED: tuple[tuple[TokenSet, TokenSet], ...] = (  # tokens masked, tokens whose losses count
+    ("all tokens", "after the first token"),
+    ("after the first token", "after the first token"),
+    ("all tokens", "without high-norm tokens"),
+    ("without high-norm tokens", "without high-norm tokens"),
+)
 STEPS = 1000  # of the progress bar
 CHOICE_LENGTH = 0.75  # of a choice of an exam item with its question, in passages
 
@@ -66,37 +72,25 @@ def measure_criticality(
     plan = fit_plan(plan, model.d_model)
     identify, test = (sample_prompts(prompts, split, getattr(plan, f"n_{split}")) for split in ("identify", "test"))
     domains = tuple(dict.fromkeys(prompt.domain for prompt in identify))
-    chosen = sample_items(items, domains, plan.n_items)
     magnitudes = token_magnitudes(model, identify, truncate=truncate)
     largest = largest_of(magnitudes, plan.n_largest)
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
     meter = _Meter(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
     options: dict[str, Any] = {"seed": seed, "truncate": truncate}
-    sources = {mode: make_replacement(model, mode, identify, identify, **options) for mode in plan.modes}
+    sources: dict[MaskMode, Replacement] = {}
+    for mode in plan.modes:
+        sources[mode] = make_replacement(model, mode, identify, identify, **options)
+    work = _Work(model, plan, identify, test, sample_items(items, domains, plan.n_items), sources, meter, options)
     estimates: dict[MaskMode, MaskingResult] = {}
     measured: dict[MaskMode, MaskingResult] = {}
     for mode in plan.ranked:
-        estimates[mode] = _estimate(model, identify, plan, sources[mode], meter, options)
-        measured[mode] = _identify(model, identify, plan, estimates[mode], largest, sources[mode], meter, options)
-    orders: dict[MaskMode, dict[str, tuple[int, ...]]] = {
-        mode: ranking(measured[mode], estimates[mode]) for mode in plan.ranked
-    }
-    found: dict[MaskMode, MaskingResult] = {}
-    exam: dict[MaskMode, ChoiceMasking] = {}
-    for mode in plan.modes:
-        own = _ranked_dimensions(plan, orders, mode, domains)
-        everywhere = {*random, *(also if mode != "resample" else ()), *(largest if mode != "resample" else ())}
-        if mode == "zero":  # specificity compares domains, so every domain loses the dimensions of all
-            everywhere |= {dimension for dimensions in own.values() for dimension in dimensions}
-        wanted = {domain: sorted({*own[domain], *everywhere}) for domain in domains}
-        step = meter.step(f"test {mode}")
-        found[mode] = mask_dimensions(model, test, wanted, mode=mode, reference=sources[mode], progress=step, **options)
-        if chosen:
-            asked = {domain: sorted({*own[domain], *random}) for domain in {item.domain for item in chosen}}
-            exam[mode] = _exam(model, chosen, asked, mode, sources[mode], seed, meter)
+        estimates[mode] = _estimate(work, identify, mode, f"estimate {mode}")
+        measured[mode] = _identify(work, estimates[mode], largest)
+    found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
+    spared = tuple(_spare(work, *sets, largest) for sets in SPARED if plan.n_spared)
     meter.finish()
-    parts = (estimates, measured, found, exam)
-    return Criticality(plan, model.d_model, domains, random, _cost(*parts), magnitudes, *parts)
+    cost = _cost(estimates, measured, found, exam, spared)
+    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, spared)
 
 
 def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
@@ -123,9 +117,9 @@ def planned_costs(
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts if prompt.domain != NEUTRAL))
     chosen = sample_items(items, domains, plan.n_items)
     n_rows = CHOICE_LENGTH * sum(len(item.choices) for item in chosen)
-    costs = {}
+    costs, per_estimate = {}, 4.0 + 3.0 * plan.n_groups * (plan.n_points - 1)
     for mode in plan.ranked:
-        costs[f"estimate {mode}"] = n_identify * (4.0 + 3.0 * plan.n_groups * (plan.n_points - 1))
+        costs[f"estimate {mode}"] = n_identify * per_estimate
         n_masked = d_model if mode in plan.exhaustive else plan.m + 2 * plan.n_largest
         costs[f"identify {mode}"] = n_identify * (1.0 + n_masked)
     for mode in plan.modes:
@@ -135,6 +129,10 @@ def planned_costs(
         costs[f"test {mode}"] = n_test * (1.0 + min(n_masked, d_model))
         if chosen:
             costs[f"exam {mode}"] = n_rows * (1.0 + n_own + plan.n_random)
+    for masked_at, counted_at in SPARED if plan.n_spared else ():
+        n_spared = plan.n_spared * len(domains)
+        costs[f"spared {masked_at} {counted_at} estimate"] = n_spared * per_estimate
+        costs[f"spared {masked_at} {counted_at}"] = n_spared * (1.0 + plan.m + 2 * plan.n_largest)
     return costs
 
 
@@ -195,66 +193,111 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     return found
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What every step of an experiment needs."""
+
+    model: HookedModel
+    plan: CriticalityPlan
+    identify: Sequence[Prompt]
+    test: Sequence[Prompt]
+    items: Sequence[ChoiceItem]
+    sources: Mapping[MaskMode, Replacement]
+    meter: "_Meter"
+    options: Mapping[str, Any]
+
+
 def _estimate(
-    model: HookedModel,
-    identify: Sequence[Prompt],
-    plan: CriticalityPlan,
-    source: Replacement,
-    meter: "_Meter",
-    options: Mapping[str, Any],
+    work: _Work,
+    prompts: Sequence[Prompt],
+    mode: MaskMode,
+    step: str,
+    masked_at: TokenSet = "all tokens",
+    counted_at: TokenSet = "all tokens",
 ) -> MaskingResult:
     return estimate_masking(
-        model,
-        identify,
-        mode=source.mode,
-        n_groups=plan.n_groups,
-        n_points=plan.n_points,
-        reference=source,
-        progress=meter.step(f"estimate {source.mode}"),
-        **options,
+        work.model,
+        prompts,
+        mode=mode,
+        masked_at=masked_at,
+        counted_at=counted_at,
+        n_groups=work.plan.n_groups,
+        n_points=work.plan.n_points,
+        reference=work.sources[mode],
+        progress=work.meter.step(step),
+        **work.options,
     )
 
 
-def _identify(
-    model: HookedModel,
-    identify: Sequence[Prompt],
-    plan: CriticalityPlan,
-    estimate: MaskingResult,
-    largest: Sequence[int],
-    source: Replacement,
-    meter: "_Meter",
-    options: Mapping[str, Any],
+def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> MaskingResult:
+    """Exact masking on *identify*: of every dimension, or of those that the estimate ranks first."""
+    mode = estimate.mode
+    options = {"reference": work.sources[mode], "progress": work.meter.step(f"identify {mode}"), **work.options}
+    if mode in work.plan.exhaustive:
+        return mask_dimensions(work.model, work.identify, mode=mode, **options)
+    return screened_masking(work.model, work.identify, estimate, m=work.plan.m, everywhere=largest, **options)
+
+
+def _spare(
+    work: _Work, masked_at: TokenSet, counted_at: TokenSet, largest: Sequence[int]
+) -> tuple[MaskingResult, MaskingResult]:
+    """Estimate and screened masking to zero on few passages, with some tokens left out of losses and masks."""
+    prompts = sample_prompts(work.identify, "identify", work.plan.n_spared)
+    step = f"spared {masked_at} {counted_at}"
+    estimate = _estimate(work, prompts, "zero", f"{step} estimate", masked_at, counted_at)
+    options = {"reference": work.sources["zero"], "progress": work.meter.step(step), **work.options}
+    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, everywhere=largest, **options)
+
+
+def _hold_out(
+    work: _Work,
+    estimates: Mapping[MaskMode, MaskingResult],
+    measured: Mapping[MaskMode, MaskingResult],
+    random: Sequence[int],
+    named: Collection[int],
+) -> tuple[dict[MaskMode, MaskingResult], dict[MaskMode, ChoiceMasking]]:
+    """Exact masking on *test* and on exam items, in every mode; `named` dimensions in the modes zero and mean."""
+    orders: dict[MaskMode, dict[str, tuple[int, ...]]] = {
+        mode: ranking(result, estimates[mode]) for mode, result in measured.items()
+    }
+    found: dict[MaskMode, MaskingResult] = {}
+    exam: dict[MaskMode, ChoiceMasking] = {}
+    for mode in work.plan.modes:
+        own = _ranked_dimensions(work.plan, orders, mode)
+        found[mode] = _test(work, mode, own, {*random, *(() if mode == "resample" else named)})
+        if work.items:
+            exam[mode] = _exam(work, mode, own, random)
+    return found, exam
+
+
+def _test(
+    work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], everywhere: Collection[int]
 ) -> MaskingResult:
-    step = meter.step(f"identify {source.mode}")
-    if source.mode in plan.exhaustive:
-        return mask_dimensions(model, identify, mode=source.mode, reference=source, progress=step, **options)
-    return screened_masking(
-        model, identify, estimate, m=plan.m, everywhere=largest, reference=source, progress=step, **options
-    )
+    """Exact masking on *test* of each domain's own dimensions and of those masked everywhere.
+
+    Under zero masking, where specificity compares domains, every domain loses the dimensions of all.
+    """
+    shared = set(everywhere).union(*own.values()) if mode == "zero" else set(everywhere)
+    wanted = {domain: sorted({*dimensions, *shared}) for domain, dimensions in own.items()}
+    step = work.meter.step(f"test {mode}")
+    source = work.sources[mode]
+    return mask_dimensions(work.model, work.test, wanted, mode=mode, reference=source, progress=step, **work.options)
 
 
 def _ranked_dimensions(
     plan: CriticalityPlan,
     orders: Mapping[MaskMode, Mapping[str, Sequence[int]]],
     mode: MaskMode,
-    domains: Sequence[str],
 ) -> dict[str, set[int]]:
     """The dimensions at the asked ranks of every domain: those of zero masking, and those of the mode's own ranking."""
     used = [orders[name] for name in dict.fromkeys(("zero", mode)) if name in orders]
-    return {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in domains}
+    return {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in used[0]}
 
 
-def _exam(
-    model: HookedModel,
-    items: Sequence[ChoiceItem],
-    asked: Mapping[str, Sequence[int]],
-    mode: MaskMode,
-    source: Replacement,
-    seed: int,
-    meter: "_Meter",
-) -> ChoiceMasking:
-    step = meter.step(f"exam {mode}")
-    return mask_choices(model, items, asked, mode=mode, reference=source, seed=seed, progress=step)
+def _exam(work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], random: Sequence[int]) -> ChoiceMasking:
+    wanted = {domain: sorted({*own[domain], *random}) for domain in {item.domain for item in work.items}}
+    step, source, seed = work.meter.step(f"exam {mode}"), work.sources[mode], work.options["seed"]
+    return mask_choices(work.model, work.items, wanted, mode=mode, reference=source, seed=seed, progress=step)
 
 
 def _cost(
@@ -262,9 +305,10 @@ def _cost(
     measured: Mapping[MaskMode, MaskingResult],
     test: Mapping[MaskMode, MaskingResult],
     exam: Mapping[MaskMode, ChoiceMasking],
+    spared: Sequence[tuple[MaskingResult, MaskingResult]],
 ) -> float:
     """Forward passes of one passage or choice; a screened result's cost holds that of its estimate."""
-    results = [*measured.values(), *test.values()]
+    results = [*measured.values(), *test.values(), *(result for _, result in spared)]
     apart = [estimates[mode] for mode, result in measured.items() if len(result.dimensions) == result.d_model]
     passes = sum(result.cost * len(result.prompts) for result in (*results, *apart))
     for result in exam.values():

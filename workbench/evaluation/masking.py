@@ -9,18 +9,18 @@ prompt with a mask of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from workbench.behaviours import BehaviourItem
 from workbench.evaluation.metrics import token_losses
-from workbench.evaluation.replacements import Replacement, make_replacement, position_classes
+from workbench.evaluation.replacements import Replacement, make_replacement, position_classes, tokens_in
 from workbench.models import Call, HookedModel, HookFunction
-from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Site, Tokens
+from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Site, Tokens, TokenSet
 
 Progress = Callable[[int, int], None]  # (masked documents done, in all)
 Dimensions = Sequence[int] | Mapping[str, Sequence[int]] | None
@@ -33,6 +33,8 @@ def mask_dimensions(
     dimensions: Dimensions = None,
     *,
     mode: MaskMode = "zero",
+    masked_at: TokenSet = "all tokens",
+    counted_at: TokenSet = "all tokens",
     reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
@@ -42,10 +44,12 @@ def mask_dimensions(
 
     `dimensions`: all (None), a list, or a list per domain, masked in the prompts of that domain only; what is not
     measured is NaN. `mode`: `zero`, `mean` (per position class) or `resample` (from another domain); the latter two
-    take their values from `reference`, by default the *identify* prompts among `prompts`. Raises on dimensions out of
-    range, on prompts without a second token, and on prompts longer than the context unless `truncate`.
+    take their values from `reference`, by default the *identify* prompts among `prompts`. Masks act at the tokens
+    `masked_at`; losses count of what is predicted at `counted_at`. Raises on dimensions out of range, on prompts
+    without a loss to count, and on prompts longer than the context unless `truncate`.
     """
-    documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate)
+    sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
+    documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
     wanted = wanted_dimensions(dimensions, documents.domains, model.d_model)
     every = tuple(sorted(set().union(*wanted)))
     masked = np.full((len(every), len(prompts)), np.nan)
@@ -64,6 +68,7 @@ def mask_dimensions(
         splits=tuple(prompt.split for prompt in prompts),
         baseline=baseline,
         rise=masked - baseline,
+        **sets,
     )
 
 
@@ -119,7 +124,8 @@ def choice_items(items: Sequence[BehaviourItem]) -> list[ChoiceItem]:
 class Documents:
     """Token rows with what masking needs of them: the score of a row is the weighted sum of its token losses.
 
-    `weight[row, t]` belongs to the loss of token t + 1; `sources` are rows of the table of replacements.
+    `weight[row, t]` belongs to the loss of token t + 1; `sources` are rows of the table of replacements, which take
+    effect where `is_masked`.
     """
 
     tokens: Tokens
@@ -127,13 +133,20 @@ class Documents:
     replacement: Replacement
     sources: Int[Tensor, "row pos"]
     weight: Float[Tensor, "row predicted"]
+    is_masked: Bool[Tensor, "row pos"]
 
-    def rows(self, numbers: Sequence[int]) -> tuple[Tokens, Int[Tensor, "row pos"], Float[Tensor, "row predicted"]]:
-        """Tokens, sources and weights of some rows, cut to the longest of them."""
+    def rows(self, numbers: Sequence[int]) -> "Documents":
+        """Some of the rows, cut to the longest of them."""
         at = torch.tensor(numbers, device=self.tokens.ids.device)
         length = int(self.tokens.lengths[at].max())
-        tokens = Tokens(self.tokens.ids[at, :length], self.tokens.mask[at, :length])
-        return tokens, self.sources[at, :length], self.weight[at, : length - 1]
+        return replace(
+            self,
+            tokens=Tokens(self.tokens.ids[at, :length], self.tokens.mask[at, :length]),
+            domains=tuple(self.domains[number] for number in numbers),
+            sources=self.sources[at, :length],
+            weight=self.weight[at, : length - 1],
+            is_masked=self.is_masked[at, :length],
+        )
 
 
 def prompt_documents(
@@ -144,8 +157,10 @@ def prompt_documents(
     reference: Sequence[Prompt] | Replacement | None,
     seed: int,
     truncate: bool,
+    masked_at: TokenSet = "all tokens",
+    counted_at: TokenSet = "all tokens",
 ) -> Documents:
-    """The prompts as documents whose score is the mean loss over the tokens after the first."""
+    """The prompts as documents whose score is the mean loss of what is predicted at the tokens `counted_at`."""
     if not prompts:
         raise ValueError("no prompts to mask; check the corpus and its split")
     tokens = model.tokenize([prompt.text for prompt in prompts], truncate=truncate)
@@ -155,8 +170,14 @@ def prompt_documents(
     if reference is None:
         reference = [prompt for prompt in prompts if prompt.split == "identify"]
     replacement = make_replacement(model, mode, prompts, reference, seed=seed, truncate=truncate)
-    weight = tokens.mask[:, 1:] / (tokens.lengths - 1)[:, None]
-    return _documents(model, tokens, prompts, replacement, weight.float())
+    is_masked, counted = (tokens_in(model, tokens, chosen) for chosen in (masked_at, counted_at))
+    is_counted = counted[:, :-1] & tokens.mask[:, 1:]
+    n_counted = is_counted.sum(dim=1)
+    if not int(n_counted.min()):
+        empty = prompts[int(n_counted.argmin())].name
+        raise ValueError(f"prompt {empty} predicts nothing at the tokens {counted_at!r}; remove prompts this short")
+    documents = _documents(model, tokens, prompts, replacement, is_counted / n_counted[:, None])
+    return replace(documents, is_masked=is_masked)
 
 
 def _choice_documents(
@@ -195,7 +216,8 @@ def _documents(
 ) -> Documents:
     classes = position_classes(model, tokens.ids, tokens.positions)
     sources = [replacement.sources(row, prompt) for row, prompt in zip(classes, prompts, strict=True)]
-    return Documents(tokens, tuple(prompt.domain for prompt in prompts), replacement, torch.stack(sources), weight)
+    domains = tuple(prompt.domain for prompt in prompts)
+    return Documents(tokens, domains, replacement, torch.stack(sources), weight, tokens.mask)
 
 
 def wanted_dimensions(dimensions: Dimensions, domains: Sequence[str], d_model: int) -> list[tuple[int, ...]]:
@@ -224,8 +246,8 @@ def unmasked_scores(model: HookedModel, documents: Documents) -> Float64[np.ndar
     while order:
         limit = rows_limit(model, int(documents.tokens.lengths[order[0]]))
         numbers, order = order[:limit], order[limit:]
-        tokens, _, weight = documents.rows(numbers)
-        scores[numbers] = _scores(model.logits(tokens), tokens, weight)
+        part = documents.rows(numbers)
+        scores[numbers] = _scores(model.logits(part.tokens), part.tokens, part.weight)
     return scores
 
 
@@ -235,14 +257,11 @@ def _masked_scores(
     """Scores of documents under every mask, pass by pass, with the rows and dimensions they belong to."""
     done, total = 0, sum(map(len, wanted))
     for numbers, dimensions in _passes(model, documents, wanted):
-        tokens, sources, weight = documents.rows(numbers)
-        n = len(dimensions)
-        batch = Tokens(tokens.ids.repeat(n, 1), tokens.mask.repeat(n, 1))
-        row_dimension = torch.tensor(dimensions, device=tokens.ids.device).repeat_interleave(len(numbers))
-        edit = _mask(documents.replacement, sources.repeat(n, 1), row_dimension)
-        with model.hooked(dict.fromkeys(model.residual_sites(), edit), editing=True):
+        part, n = documents.rows(numbers), len(dimensions)
+        batch = Tokens(part.tokens.ids.repeat(n, 1), part.tokens.mask.repeat(n, 1))
+        with model.hooked(dict.fromkeys(model.residual_sites(), _mask(part, dimensions)), editing=True):
             logits = model.logits(batch)
-        yield numbers, dimensions, _scores(logits, batch, weight.repeat(n, 1)).reshape(n, len(numbers))
+        yield numbers, dimensions, _scores(logits, batch, part.weight.repeat(n, 1)).reshape(n, len(numbers))
         done += n * len(numbers)
         if progress is not None:
             progress(done, total)
@@ -274,12 +293,17 @@ def rows_limit(model: HookedModel, n_positions: int) -> int:
     return max(1, PASS_BYTES // (4 * n_positions * model.vocabulary_size))
 
 
-def _mask(replacement: Replacement, sources: Int[Tensor, "row pos"], dimension: Int[Tensor, "row"]) -> HookFunction:
+def _mask(documents: Documents, dimensions: Sequence[int]) -> HookFunction:
+    """The edit of a batch that holds all documents once per dimension, with that dimension masked."""
+    n = len(dimensions)
+    sources, is_masked = documents.sources.repeat(n, 1), documents.is_masked.repeat(n, 1)
+    dimension = torch.tensor(dimensions, device=sources.device).repeat_interleave(len(documents.domains))
     rows = torch.arange(len(dimension), device=dimension.device)
 
     def edit(values: Tensor, site: Site, call: Call) -> Tensor:
         edited = values.clone()
-        edited[rows, :, dimension] = replacement.values[site.layer][sources, dimension[:, None]]
+        masked = documents.replacement.values[site.layer][sources, dimension[:, None]]
+        edited[rows, :, dimension] = torch.where(is_masked, masked, values[rows, :, dimension])
         return edited
 
     return edit

@@ -1,8 +1,9 @@
-"""What masked entries of the residual stream are set to: zero, the mean of their position class, or other text.
+"""What masked entries of the residual stream are set to, and at which tokens.
 
-All three are rows of one table: for every layer a few vectors of the residual stream (`values`), and for every position
-of a prompt the number of the vector that stands in for it. A mean over all positions would destroy an attention sink
-just as zero does, because the first token is unlike all others; means are therefore taken per position class.
+Zero, the mean of the position class, or other text are all rows of one table: for every layer a few vectors of the
+residual stream (`values`), and for every position of a prompt the number of the vector that stands in for it. A mean
+over all positions would destroy an attention sink just as zero does, because the first token is unlike all others;
+means are therefore taken per position class. Masks can also spare the first token, or all tokens of high norm.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,19 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.activations import stream
+from workbench.activations import capture, stream
 from workbench.dimensions.criticality import POSITION_CLASSES, is_delimiter
 from workbench.models import HookedModel
-from workbench.records import MASK_MODES, MaskMode, Prompt
+from workbench.records import MASK_MODES, TOKEN_SETS, MaskMode, Prompt, Tokens, TokenSet
 
 FIRST, DELIMITER, REST = range(len(POSITION_CLASSES))
 Groups = dict[tuple[str, int], tuple[int, ...]]
 N_DONORS = 256  # tokens per domain and position class that are kept to be resampled
+HIGH_NORM = 10.0  # times the median norm of the tokens of the same passage and layer
+PASS_ROWS = 32
 
 
 @final
@@ -106,6 +109,30 @@ def position_classes(
     classes = np.where(delimiter[inverse.reshape(ids.shape)], DELIMITER, REST)
     classes[positions.cpu().numpy() == 0] = FIRST
     return classes
+
+
+def tokens_in(model: HookedModel, tokens: Tokens, chosen: TokenSet) -> Bool[Tensor, "row pos"]:
+    """Which real tokens of every row belong to a set.
+
+    A token is of high norm where its norm exceeds ten times the median norm of its row at some layer, which takes a
+    forward pass to see; such tokens and the first are left out of `without high-norm tokens`.
+    """
+    if chosen not in TOKEN_SETS:
+        raise ValueError(f"unknown set of tokens {chosen!r}; choose one of {', '.join(TOKEN_SETS)}")
+    if chosen == "all tokens":
+        return tokens.mask
+    later = tokens.positions > 0
+    return later & ~_has_high_norm(model, tokens) if chosen == "without high-norm tokens" else later
+
+
+def _has_high_norm(model: HookedModel, tokens: Tokens) -> Bool[Tensor, "row pos"]:
+    found = torch.zeros_like(tokens.mask)
+    for start in range(0, len(found), PASS_ROWS):
+        part = Tokens(tokens.ids[start : start + PASS_ROWS], tokens.mask[start : start + PASS_ROWS])
+        norms = capture(model, part, model.residual_sites()).float().norm(dim=-1).masked_fill(~part.mask, torch.nan)
+        median = norms.nanmedian(dim=2, keepdim=True).values
+        found[start : start + PASS_ROWS] = (norms > HIGH_NORM * median).any(dim=0)
+    return found
 
 
 class _Bank:

@@ -4,7 +4,15 @@ Nothing here knows a model, a file format of somebody else, or a figure. Arrays 
 on the model side. Everybody imports from here; the modules below group what belongs together.
 """
 
-from workbench.records.criticality import MASK_MODES, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode
+from workbench.records.criticality import (
+    MASK_MODES,
+    TOKEN_SETS,
+    ChoiceItem,
+    ChoiceMasking,
+    MaskingResult,
+    MaskMode,
+    TokenSet,
+)
 from workbench.records.detectors import (
     ENDS,
     SELECTIONS,
@@ -46,6 +54,7 @@ __all__ = [
     "MASK_MODES",
     "SELECTIONS",
     "SPLITS",
+    "TOKEN_SETS",
     "VERDICTS",
     "Activations",
     "BasisScore",
@@ -77,6 +86,7 @@ __all__ = [
     "StrengthCurve",
     "TokenColumns",
     "TokenContext",
+    "TokenSet",
     "Tokens",
     "TopTokens",
     "Verdict",

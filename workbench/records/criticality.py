@@ -10,6 +10,8 @@ from workbench.records.text import Split
 
 MaskMode = Literal["zero", "mean", "resample"]
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
+TokenSet = Literal["all tokens", "after the first token", "without high-norm tokens"]
+TOKEN_SETS: tuple[TokenSet, ...] = get_args(TokenSet)
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class MaskingResult:
     `baseline` is the unmasked mean loss over the tokens after the first, `rise[i, q]` masked minus unmasked with
     `dimensions[i]` masked; nats per token, NaN where it was not measured. `mode` says what masked entries are set to;
     `how` whether the rise was measured or estimated from gradients. `cost` is in forward passes over all prompts (a
-    backward pass counts as two).
+    backward pass counts as two), apart from those that find means, donors and norms beforehand. Masks act at the tokens
+    `masked_at`; losses are those of what is predicted at the tokens `counted_at`.
     """
 
     mode: MaskMode
@@ -32,6 +35,8 @@ class MaskingResult:
     splits: tuple[Split, ...]
     baseline: Float64[np.ndarray, "prompt"]
     rise: Float64[np.ndarray, "dimension prompt"]
+    masked_at: TokenSet = "all tokens"
+    counted_at: TokenSet = "all tokens"
 
     def __post_init__(self) -> None:
         n = len(self.prompts)
