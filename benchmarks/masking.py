@@ -36,13 +36,14 @@ def naive_losses(model: HookedModel, prompts: list[Prompt], dimensions: list[int
             return values
 
         with model.hooked(dict.fromkeys(model.residual_sites(), zero), editing=True):
-            rows = [model.tokenize([prompt.text]) for prompt in prompts]
+            rows = [model.tokenize([prompt.text], truncate=True) for prompt in prompts]
             losses.append([float(cross_entropy(model.logits(row)[0, :-1], row.ids[0, 1:])) for row in rows])
     return losses
 
 
 def prompts_of_length(model: HookedModel, length: int, n: int) -> list[Prompt]:
-    """Prompts of about `length` tokens, cut from the built-in passages one after another."""
+    """Prompts of about `length` tokens, cut from the built-in passages one after another; read again, they may be longer
+    by a few."""
     ids = [
         token
         for prompt in load_corpus("builtin")
@@ -62,7 +63,7 @@ def measure_speed(model: HookedModel, n_dimensions: int, n_prompts: int) -> list
         times: dict[str, list[float]] = {"batched": [], "naive": []}
         for _ in range(REPETITIONS):
             start = time.perf_counter()
-            result = mask_dimensions(model, prompts, dimensions)
+            result = mask_dimensions(model, prompts, dimensions, truncate=True)
             middle = time.perf_counter()
             naive = np.array(naive_losses(model, prompts, dimensions))
             times["batched"].append(middle - start)

@@ -1,4 +1,4 @@
-"""Recall of the screened path against exhaustive masking, beside its cost, as a record, a table and a figure.
+"""Recall of the screened path against exhaustive masking, beside its cost, as a record, a table and on wish a figure.
 
     python -m benchmarks.recall
 
@@ -145,7 +145,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["builtin", "../shared/models/stories260K"])
     parser.add_argument("--prompts", type=int, default=16, help="identify passages per domain")
     parser.add_argument("--records", type=Path, help="folder to keep exhaustive masking in")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--figures", type=Path, help="folder for the figure of every model, megabytes each")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="folder for recall.json and tables"
+    )
     arguments = parser.parse_args()
     found: dict[str, Any] = {"torch": torch.__version__, "models": [], f"counted_at_{WIDE}": counted_at(WIDE)}
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,9 @@ def main() -> None:
         found["models"].append(asdict(done))
         table, name = pd.DataFrame(rows), f"recall-{Path(source).name}"
         table.to_csv(arguments.out / f"{name}.csv", index=False)
-        write_figure(recall_figure(table), arguments.out / f"{name}.html", caption=recall_caption(table))
+        if arguments.figures is not None:
+            arguments.figures.mkdir(parents=True, exist_ok=True)
+            write_figure(recall_figure(table), arguments.figures / f"{name}.html", caption=recall_caption(table))
         (arguments.out / "recall.json").write_text(json.dumps(found, indent=1) + "\n")
         print(f"{done.model}: {min(done.recall.values()):.0%} in the worst domain at {done.fraction:.1%} of the cost")
         print(recall_caption(table))

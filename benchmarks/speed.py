@@ -1,9 +1,9 @@
-"""Speed and memory of the path on an idle machine: `python -m benchmarks.speed --out benchmarks/results/speed.json`.
+"""Speed and memory of the path on an idle machine: `python -m benchmarks.speed` -> benchmarks/results/speed.json.
 
 Three measurements on one model: the statistics pass against the bare Hugging Face forward on the same batches, peak
-memory at ten times the rows, and steered cached generation against unsteered and against plain Hugging Face. Each
-ratio is the median over repetitions, run in turn so that a change of clock speed hits both sides; the spread stands
-beside it.
+memory at ten times the rows, and steered cached generation against unsteered and against plain Hugging Face. Both sides
+run in turn, batch by batch or call by call, so that a change of clock speed hits both; the spread stands beside each
+ratio. About three minutes on two cores.
 """
 
 import argparse
@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from workbench.activations import collect
-from workbench.corpus import load_corpus
+from workbench.activations import batches, collect
+from workbench.corpus import BUILTIN_DOMAINS, load_corpus
 from workbench.models import HookedModel, load_model
 from workbench.records import Prompt, Tokens
 from workbench.steering import ContrastiveAddition, steer
@@ -54,7 +55,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compare(first: Callable[[], object], second: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of both, and median and range of the ratio second / first over alternating repetitions."""
+    """Median seconds of both, and median and range of the ratio second / first, over calls in turn."""
     first(), second()
     pairs = [(seconds(first), seconds(second)) for _ in range(REPETITIONS)]
     ratios = sorted(b / a for a, b in pairs)
@@ -68,37 +69,66 @@ def compare(first: Callable[[], object], second: Callable[[], object]) -> dict[s
 
 
 def statistics_pass(model: HookedModel, name: str, n_rows: int) -> dict[str, object]:
-    """The whole statistics pass (hooks at every block output, float64 moments, top-20 tokens, pooled rows)."""
+    """The whole statistics pass (hooks at every block output, float64 moments, top-20 tokens, pooled rows).
+
+    After each of its batches the bare forward runs on the same batch, with the language-model head and without; the
+    pass is charged with all that is left, tokenizing and its result included.
+    """
     prompts = rows_of(model, n_rows)
     plain = AutoModelForCausalLM.from_pretrained(
         folder_of(name), dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    tokenised = [
-        model.tokenize([prompt.text for prompt in prompts[start : start + BATCH]], truncate=True)
-        for start in range(0, n_rows, BATCH)
-    ]
+    tokenised = [tokens for _, tokens in batches(model, prompts, batch_size=BATCH, truncate=True)]
+    forwards = {"against_bare_forward": plain, "against_forward_without_head": plain.base_model}
+    bare: dict[str, list[float]] = {key: [] for key in forwards}
+    marks: list[tuple[float, float]] = []
+    todo = iter(tokenised)
 
-    def bare(forward: Callable[..., object]) -> Callable[[], None]:
-        def work() -> None:
-            with torch.inference_mode():
-                for tokens in tokenised:
-                    forward(tokens.ids, attention_mask=tokens.mask.long(), use_cache=False)
+    def after_batch(done: int, total: int) -> None:
+        start, tokens = time.perf_counter(), next(todo)
+        for key, forward in forwards.items():
+            bare[key].append(forward_seconds(forward, tokens))
+        marks.append((start, time.perf_counter()))
 
-        return work
+    collect(model, prompts[:BATCH], batch_size=BATCH, truncate=True)  # to warm up, as below
+    for forward in forwards.values():
+        forward_seconds(forward, tokenised[0])
+    begun = time.perf_counter()
+    collect(model, prompts, batch_size=BATCH, truncate=True, progress=after_batch)
+    ended = time.perf_counter()
+    starts, ends = [start for start, _ in marks] + [ended], [begun] + [end for _, end in marks]
+    own = [start - end for start, end in zip(starts, ends, strict=True)]  # per batch, and the rest after the last
+    found: dict[str, object] = {"rows": n_rows, "tokens": sum(int(tokens.mask.sum()) for tokens in tokenised)}
+    return found | {key: ratio_of(own, of_batch) for key, of_batch in bare.items()}
 
-    def full() -> None:
-        collect(model, prompts, batch_size=BATCH)
 
+def forward_seconds(forward: Callable[..., object], tokens: Tokens) -> float:
+    start = time.perf_counter()
+    with torch.inference_mode():
+        forward(tokens.ids, attention_mask=tokens.mask.long(), use_cache=False)
+    return time.perf_counter() - start
+
+
+def ratio_of(own: list[float], bare: list[float]) -> dict[str, float]:
+    """Ratio of the sums, and the central 95 % of that ratio over batches drawn anew; what comes last has no batch."""
+    pairs, rest = np.array(list(zip(own, bare, strict=False))), own[-1]
+    drawn = pairs[np.random.default_rng(0).integers(len(pairs), size=(1000, len(pairs)))].sum(axis=1)
+    low, high = np.quantile((drawn[:, 0] + rest) / drawn[:, 1], [0.025, 0.975])
     return {
-        "rows": n_rows,
-        "tokens": sum(int(tokens.mask.sum()) for tokens in tokenised),
-        "against_bare_forward": compare(bare(plain), full),
-        "against_forward_without_head": compare(bare(plain.base_model), full),
+        "first_seconds": sum(bare),
+        "second_seconds": sum(own),
+        "ratio": sum(own) / sum(bare),
+        "ratio_low": float(low),
+        "ratio_high": float(high),
     }
 
 
 def peak_memory(name: str, n_rows: int) -> int:
-    """Peak resident bytes of a fresh process that collects statistics of `n_rows` rows, pooled rows on disk."""
+    """Peak resident bytes of a fresh process that collects statistics of `n_rows` rows, pooled rows on disk.
+
+    Working memory is one batch. A batch holds one domain, so that fewer rows than domains times `BATCH` fill none, and
+    their peak says nothing about the size of the corpus.
+    """
     code = f"from benchmarks.speed import collect_once; collect_once({name!r}, {n_rows})"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return int(output.split()[-1])
@@ -153,15 +183,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
     arguments = parser.parse_args()
     model = load_model(arguments.model)
-    small, large = arguments.rows // 8, 10 * (arguments.rows // 8)
-    low, high = peak_memory(arguments.model, small), peak_memory(arguments.model, large)
+    small = len(BUILTIN_DOMAINS) * BATCH
+    low, high = peak_memory(arguments.model, small), peak_memory(arguments.model, 10 * small)
     result = {
         "model": model.name,
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
         "torch": torch.__version__,
         "statistics": statistics_pass(model, arguments.model, arguments.rows),
-        "memory": {"rows": [small, large], "peak_bytes": [low, high], "ratio": high / low},
+        "memory": {"rows": [small, 10 * small], "peak_bytes": [low, high], "ratio": high / low},
         "generation": generation(model, arguments.model),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
