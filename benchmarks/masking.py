@@ -42,8 +42,10 @@ def naive_losses(model: HookedModel, prompts: list[Prompt], dimensions: list[int
 
 
 def prompts_of_length(model: HookedModel, length: int, n: int) -> list[Prompt]:
-    """Prompts of about `length` tokens, cut from the built-in passages one after another; read again, they may be longer
-    by a few."""
+    """Prompts of about `length` tokens, cut from the built-in passages one after another.
+
+    A text may have a few tokens more than were cut.
+    """
     ids = [
         token
         for prompt in load_corpus("builtin")
