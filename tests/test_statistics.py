@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.dimensions.statistics import POOLINGS, StatisticsFold, active_dimensions, merge, pool
-from workbench.records import Activations, DimensionStatistics, Site
+from workbench.dimensions.statistics import (
+    POOLINGS,
+    StatisticsFold,
+    active_dimensions,
+    join_rows,
+    merge,
+    pool,
+    shift_prompts,
+)
+from workbench.records import Activations, DimensionStatistics, PooledRows, Site
 
 N_LAYERS, D_MODEL, N_TOP = 2, 12, 3
 DOMAINS = ("law", "code")
@@ -133,6 +141,29 @@ def test_shards_merge_to_one_pass_in_any_grouping(seed: int, shards: list[int], 
     )
     assert_same(merge(merge(a, b), c), fold(batches))
     assert_same(merge(a, merge(b, c)), merge(merge(c, b), a))
+
+
+def test_parts_collected_on_machines_of_their_own_give_one_pass() -> None:
+    """Every machine counts its prompts from 0; addresses and rows are put in one order afterwards."""
+    prompts = random_prompts(6, 7)
+    here, there = ({i: values for i, values in prompts.items() if (i < 3) is first} for first in (True, False))
+    local = {i - 3: values for i, values in there.items()}
+    batches = [make_batch(here), make_batch(local, "code")]
+    whole = fold([make_batch(here), make_batch(there, "code")])
+    ids = dataclasses.replace(whole.top, token=np.where(whole.top.token >= 0, whole.top.token % 100, -1))
+    a, b = (fold([batch]) for batch in batches)
+    merged = merge(a, shift_prompts(b, 3))
+    top = dataclasses.replace(merged.top, token=np.where(merged.top.token >= 0, merged.top.token % 100, -1))
+    assert_same(dataclasses.replace(merged, top=top), dataclasses.replace(whole, top=ids))
+    rows = [
+        PooledRows(tuple("abcd"[: len(found)]), (batch.domain,) * len(found), ("test",) * len(found), POOLINGS, found)
+        for batch, found in ((batch, pool(batch)[1]) for batch in batches)
+    ]
+    joined = join_rows(rows)
+    assert joined.domains == ("law",) * 3 + ("code",) * 4
+    np.testing.assert_array_equal(joined.values, pool(make_batch(prompts))[1])
+    with pytest.raises(ValueError, match="rows of 2 kinds"):
+        join_rows([rows[0], dataclasses.replace(rows[1], poolings=POOLINGS[:1], values=rows[1].values[:, :1])])
 
 
 def test_many_batches_keep_the_top_tokens_that_one_batch_gives() -> None:

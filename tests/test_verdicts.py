@@ -207,6 +207,12 @@ def test_tables_hold_what_was_found(rows: PooledRows) -> None:
     assert summary["controls_at_the_auroc_of_a_detector"] == 0.5
 
 
+def test_where_every_dimension_is_judged_no_control_is_left(rows: PooledRows) -> None:
+    found = find_verdicts(rows, find_dcds(rows, k=1), also={"law": range(rows.values.shape[3])}, n_resamples=20)
+    assert all(np.isnan(item.control_share) for item in found)
+    assert {item.verdict for item in found} & {"detector", "both"}
+
+
 def test_bad_input_is_named(rows: PooledRows) -> None:
     law = find_dcds(rows, k=1)[0]
     with pytest.raises(ValueError, match="no rows of domain 'art'"):

@@ -11,7 +11,7 @@ activations of another, so that patterns and activations keep their own order an
 passages are of the domain. P-values are one-sided, intervals are bootstraps of passages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,43 +83,41 @@ def score_labels(
     held_out = _HeldOut(columns, members, seed, n_permutations)
     found = []
     for domain in dict.fromkeys(domain for domain, _ in wanted):
-        dimensions = [dimension for owner, dimension in wanted if owner == domain]
-        chosen = [number for number, (_, dimension) in enumerate(columns.columns) if dimension in set(dimensions)]
-        identify = token_table(columns, members, domain, "identify", chosen)
-        test = token_table(columns, members, domain, "test", chosen)
-        allowed = identify.is_supported & test.is_supported
-        if not allowed.any():
-            continue
-        quality, passes = label_qualities(identify, allowed)
-        order = np.where(allowed, quality + passes, -1.0)
-        weights = document_weights(test, seed)
-        for dimension in dimensions:
-            own = [at for at, number in enumerate(chosen) if columns.columns[number][1] == dimension]
-            end, at, label = np.unravel_index(order[:, own].argmax(), order[:, own].shape)
-            column, sign = own[int(at)], 1 if ENDS[int(end)] == "high" else -1
-            within = _within(test, column, sign, int(label), weights, held_out)
-            across = held_out.across(domain, chosen[column], sign, int(label))
-            found.append(
-                LabelScore(
-                    domain=domain,
-                    dimension=dimension,
-                    layer=columns.columns[chosen[column]][0],
-                    end=ENDS[int(end)],
-                    label=names[int(label)],
-                    is_dcd=wanted[domain, dimension],
-                    quality=float(quality[end, column, label]),
-                    within=within.score,
-                    within_low=within.low,
-                    within_high=within.high,
-                    within_p=within.p_value,
-                    across=across.score,
-                    across_low=across.low,
-                    across_high=across.high,
-                    across_p=across.p_value,
-                    n_inside=int(test.members[:, label].sum()),
-                    n_outside=across.n_outside,
-                )
-            )
+        own = {dimension: is_dcd for (owner, dimension), is_dcd in wanted.items() if owner == domain}
+        found += _of_domain(columns, members, names, domain, own, held_out)
+    return found
+
+
+def _of_domain(
+    columns: TokenColumns,
+    members: Bool[np.ndarray, "token class"],
+    names: Sequence[str],
+    domain: str,
+    dimensions: Mapping[int, bool],
+    held_out: "_HeldOut",
+) -> list[LabelScore]:
+    """The best label of every dimension in one domain, with its scores; none where no class has enough tokens."""
+    chosen = [number for number, (_, dimension) in enumerate(columns.columns) if dimension in dimensions]
+    identify = token_table(columns, members, domain, "identify", chosen)
+    test = token_table(columns, members, domain, "test", chosen)
+    allowed = identify.is_supported & test.is_supported
+    if not allowed.any():
+        return []
+    quality, passes = label_qualities(identify, allowed)
+    order = np.where(allowed, quality + passes, -1.0)
+    weights = document_weights(test, held_out.seed)
+    found = []
+    for dimension, is_dcd in dimensions.items():
+        own = [at for at, number in enumerate(chosen) if columns.columns[number][1] == dimension]
+        end, at, label = (int(index) for index in np.unravel_index(order[:, own].argmax(), order[:, own].shape))
+        column, sign = own[at], 1 if ENDS[end] == "high" else -1
+        within = _within(test, column, sign, label, weights, held_out)
+        across = held_out.across(domain, chosen[column], sign, label)
+        head = (domain, dimension, columns.columns[chosen[column]][0], ENDS[end], names[label], is_dcd)
+        scores = (within.score, within.low, within.high, within.p_value)
+        scores += (across.score, across.low, across.high, across.p_value)
+        n_inside = int(test.members[:, label].sum())
+        found.append(LabelScore(*head, float(quality[end, column, label]), *scores, n_inside, across.n_outside))
     return found
 
 

@@ -20,6 +20,7 @@ Say = Callable[[str], None]
 Found = tuple[dict[str, "pd.DataFrame"], Callable[[Path], None]]  # tables by title, and how to save everything
 TITLE = "Rise of token loss on test (nats per token)"
 N_ITEMS = 24
+N_SPARED = 8
 
 
 def mask(
@@ -47,8 +48,8 @@ def mask(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for records and tables.")] = None,
 ) -> None:
     """Mask dimensions and measure the loss: of chosen ones, or rank all and test the top on held-out text."""
-    from workbench.cli import jobs, output
-    from workbench.study import Settings, load_passages, open_model
+    from workbench.cli import jobs
+    from workbench.study import Settings
 
     modes = read_modes(mode)
     source, names = jobs.source_and_domains(corpus, domains)
@@ -59,7 +60,22 @@ def mask(
     items = read_items(exam, settings)
     folder = None if out is None else check_folder(out)
     chosen = None if dimensions is None else read_dimensions(dimensions)
-    load_passages(settings)
+    _perform(settings, modes, plan, items, chosen, folder)
+
+
+def _perform(
+    settings: "Settings",
+    modes: tuple["MaskMode", ...],
+    plan: "CriticalityPlan",
+    items: Sequence["ChoiceItem"],
+    chosen: Sequence[int] | None,
+    folder: Path | None,
+) -> None:
+    """Load passages and model, mask, print, and write into the folder if one is named."""
+    from workbench.cli import output
+    from workbench.study import load_passages, open_model
+
+    load_passages(settings)  # a mistake in the corpus shows before the model is loaded
     output.no_other_bars()
     loaded = open_model(settings)
     check_dimensions(chosen or [], loaded.d_model)
@@ -117,6 +133,7 @@ def read_plan(path: str, modes: Sequence["MaskMode"], *, k: int, m: int, passage
         n_items=N_ITEMS,
         k=k,
         m=m,
+        n_spared=min(N_SPARED, passages) if path == "full" else 0,
     )
 
 

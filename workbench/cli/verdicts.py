@@ -1,6 +1,7 @@
 """`workbench verdict`: sink or detector, with the evidence."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workbench.records import MaskingResult
+    from workbench.study import Settings
 
 HEADS = {  # of the printed table, which is to fit into 80 columns; the CSV file has the full names
     "dimension": "dim",
@@ -52,11 +56,10 @@ def verdict(
     download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
 ) -> None:
     """Judge every massive or domain-critical dimension: sink, detector, both or neither."""
-    from workbench.cli import jobs, output
-    from workbench.dimensions import Rule, detector_share, find_dcds, find_verdicts, verdict_frame
+    from workbench.cli import jobs
     from workbench.dimensions.massive import criterion_named
-    from workbench.records import SELECTIONS, load_masking
-    from workbench.study import Settings, load_passages, open_model, survey
+    from workbench.records import load_masking
+    from workbench.study import Settings
 
     criterion_named(criterion)
     if out is not None:
@@ -65,15 +68,25 @@ def verdict(
     source, names = jobs.source_and_domains(corpus, domains)
     preset = "quick" if quick else "full"
     settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
+    _perform(settings, criterion, results, out)
+
+
+def _perform(settings: "Settings", criterion: str, masking: Sequence["MaskingResult"], out: Path | None) -> None:
+    """Survey the passages, judge, print, and write the table if a file is named."""
+    from workbench.cli import jobs, output
+    from workbench.dimensions import Rule, detector_share, find_dcds, find_verdicts, verdict_frame
+    from workbench.records import SELECTIONS
+    from workbench.study import load_passages, open_model, survey
+
     with output.progress_bars() as (stage, _):
         load_passages(settings)
         loaded = open_model(settings)
         rows = survey(loaded, load_passages(settings, loaded), settings, stage)[1]
-    dcds = [dcd for selection in SELECTIONS for dcd in find_dcds(rows, k=k, selection=selection)]
-    found = find_verdicts(rows, dcds, masking=results, rule=Rule(criterion=criterion), seed=seed)
+    dcds = [dcd for selection in SELECTIONS for dcd in find_dcds(rows, k=settings.k, selection=selection)]
+    found = find_verdicts(rows, dcds, masking=masking, rule=Rule(criterion=criterion), seed=settings.seed)
     frame = verdict_frame(found)
-    typer.echo(_shown(frame, bool(results)))
-    share = detector_share(rows, {item.dimension for item in found}, seed=seed)
+    typer.echo(_shown(frame, bool(masking)))
+    share = detector_share(rows, {item.dimension for item in found}, seed=settings.seed)
     counts = ", ".join(f"{n} {name}" for name, n in Counter(item.verdict for item in found).most_common())
     typer.echo(f"\n{counts}\nof other dimensions, {sum(share.values()) / len(share):.0%} reach the AUROC of a detector")
     if out is not None:

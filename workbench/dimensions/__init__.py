@@ -17,9 +17,11 @@ from workbench.dimensions.statistics import (
     PromptReductions,
     StatisticsFold,
     active_dimensions,
+    join_rows,
     merge,
     pool,
     reduce_prompts,
+    shift_prompts,
 )
 from workbench.dimensions.verdicts import Rule, detector_share, find_verdicts, verdict_frame, verdict_summary
 
@@ -42,6 +44,7 @@ __all__ = [
     "find_dcds",
     "find_verdicts",
     "frequency_table",
+    "join_rows",
     "massive_dimensions",
     "merge",
     "pool",
@@ -49,6 +52,7 @@ __all__ = [
     "reading_sets",
     "reduce_prompts",
     "selection_stability",
+    "shift_prompts",
     "split_half_stability",
     "stability_summary",
     "verdict_frame",

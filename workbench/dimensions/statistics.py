@@ -6,7 +6,7 @@ folded apart merge to the same result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
 from workbench.dimensions.top_tokens import Extremes, merge_top
-from workbench.records import Activations, DimensionStatistics, TopTokens
+from workbench.records import Activations, DimensionStatistics, PooledRows, TopTokens
 
 N_SIGMA = 3.0
 POOLINGS: tuple[str, ...] = ("mean_abs", "mean", "max_abs", "last", "first", "all", "scaled", "delimiter", "rest")
@@ -223,7 +223,11 @@ class StatisticsFold:
 
 
 def merge(a: DimensionStatistics, b: DimensionStatistics) -> DimensionStatistics:
-    """Statistics of two disjoint sets of prompts from the statistics of each; prompt addresses must be global."""
+    """Statistics of two disjoint sets of prompts from the statistics of each.
+
+    Prompt addresses must count in one list of prompts: parts that were collected apart are shifted first
+    (`shift_prompts`), and their pooled rows joined in the same order (`join_rows`).
+    """
     if a.domains != b.domains:
         raise ValueError(f"statistics of different domains do not merge: {a.domains} and {b.domains}")
     if a.top.value.shape != b.top.value.shape:
@@ -231,6 +235,23 @@ def merge(a: DimensionStatistics, b: DimensionStatistics) -> DimensionStatistics
     moments = _from_statistics(a)
     moments.add(slice(None), _from_statistics(b))
     return _as_statistics(a.domains, moments, a.n_active + b.n_active, merge_top(a.top, b.top))
+
+
+def shift_prompts(statistics: DimensionStatistics, by: int) -> DimensionStatistics:
+    """The same statistics, with prompt addresses that count `by` prompts which stand before their own."""
+    prompt = statistics.top.prompt
+    return replace(statistics, top=replace(statistics.top, prompt=np.where(prompt >= 0, prompt + by, prompt)))
+
+
+def join_rows(parts: Sequence[PooledRows]) -> PooledRows:
+    """The pooled rows of several lists of prompts, one after another, in memory; raises where they do not fit."""
+    kinds = {(part.poolings, part.values.shape[2:]) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"rows of {len(kinds)} kinds of poolings and shapes do not join; collect all of them alike")
+    names, domains, splits = (
+        tuple(item for part in parts for item in getattr(part, field)) for field in ("prompts", "domains", "splits")
+    )
+    return PooledRows(names, domains, splits, parts[0].poolings, np.concatenate([part.values for part in parts]))
 
 
 class _Moments(NamedTuple):

@@ -90,56 +90,93 @@ def find_verdicts(
     domains = split_domains(rows, "identify")
     _check(rows, domains, dcds)
     massive = {name: _anywhere(rows, name) for name in CRITERIA}
-    must_be = _anywhere(rows, rule.criterion)
     pairs = _pairs(domains, dcds, also or {})
-    strangers = np.flatnonzero(np.stack(list(massive.values())).any(axis=0))
-    strangers = [int(index) for index in strangers if all(int(index) != dimension for _, dimension in pairs)]
-    judged = sorted({dimension for _, dimension in pairs} | set(strangers))
+    known = {dimension for _, dimension in pairs}
+    is_massive = np.any(list(massive.values()), axis=0)
+    strangers = [dimension for dimension in np.flatnonzero(is_massive).tolist() if dimension not in known]
+    judged = sorted({*known, *strangers})
     others = control_sample(rows, judged, seed)
     scores = {domain: domain_scores(rows, domain, judged, n_resamples=n_resamples, seed=seed) for domain in domains}
-    controls = {domain: domain_scores(rows, domain, others, n_resamples=1).auroc for domain in domains}
+    controls = {
+        domain: domain_scores(rows, domain, others, n_resamples=1).auroc if others else np.empty(0)
+        for domain in domains
+    }
     for dimension in strangers:
         at = judged.index(dimension)
         pairs[max(domains, key=lambda domain: scores[domain].quality[at]), dimension] = False
-    shares, constancy = position_evidence(rows)
-    costs = {mode: _costs(masking, mode) for mode in ("zero", "mean")}
-    labels = _labels(detectors)
-    found = []
-    for (domain, dimension), is_dcd in pairs.items():
-        of, at = scores[domain], judged.index(dimension)
-        is_sink = bool(
-            must_be[dimension]
-            and shares[:2, dimension].sum() >= rule.min_share
-            and constancy[dimension] >= rule.min_constancy
+    evidence = _Evidence(
+        rule,
+        massive,
+        _anywhere(rows, rule.criterion),
+        *position_evidence(rows),
+        {mode: _costs(masking, mode) for mode in ("zero", "mean")},
+        _labels(detectors),
+    )
+    return [
+        _judge(domain, dimension, is_dcd, evidence, scores[domain], judged.index(dimension), controls[domain])
+        for (domain, dimension), is_dcd in pairs.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known of every dimension, whatever the domain, and of single pairs of domain and dimension."""
+
+    rule: Rule
+    massive: Mapping[str, Bool[np.ndarray, "d_model"]]
+    must_be: Bool[np.ndarray, "d_model"]
+    shares: Float64[np.ndarray, "position d_model"]
+    constancy: Float64[np.ndarray, "d_model"]
+    costs: Mapping[str, Mapping[tuple[str, int], float]]
+    labels: Mapping[tuple[str, int], str]
+
+    def is_sink(self, dimension: int) -> bool:
+        """Massive, at the first token and delimiters, and hardly dependent on the text."""
+        return bool(
+            self.must_be[dimension]
+            and self.shares[:2, dimension].sum() >= self.rule.min_share
+            and self.constancy[dimension] >= self.rule.min_constancy
         )
-        reached = float((controls[domain] >= of.auroc[at]).mean()) if others else float("nan")
-        is_rare = not reached > rule.max_control_share
-        is_detector = bool(of.auroc[at] >= rule.min_auroc and of.low[at] > 0.5 and is_rare)
-        zero, mean = (costs[mode].get((domain, dimension), float("nan")) for mode in ("zero", "mean"))
-        found.append(
-            Verdict(
-                domain=domain,
-                dimension=dimension,
-                verdict=_name(is_sink, is_detector),
-                is_dcd=is_dcd,
-                massive=tuple(name for name, chosen in massive.items() if chosen[dimension]),
-                share_first=float(shares[0, dimension]),
-                share_delimiter=float(shares[1, dimension]),
-                constancy=float(constancy[dimension]),
-                layer=int(of.layer[at]),
-                reading=READ_AS[of.reading[at]],
-                auroc=float(of.auroc[at]),
-                low=float(of.low[at]),
-                high=float(of.high[at]),
-                control_share=reached,
-                n_passages=of.n_passages,
-                cost_zero=zero,
-                cost_mean=mean,
-                label=labels.get((domain, dimension), ""),
-                note=_note(zero, mean),
-            )
-        )
-    return found
+
+    def is_detector(self, auroc: float, low: float, control_share: float) -> bool:
+        """Tells the domain apart, surely so, and as few controls do; without controls nothing is asked of them."""
+        return auroc >= self.rule.min_auroc and low > 0.5 and not control_share > self.rule.max_control_share
+
+
+def _judge(
+    domain: str,
+    dimension: int,
+    is_dcd: bool,
+    evidence: _Evidence,
+    scores: DomainScores,
+    at: int,
+    controls: Float64[np.ndarray, "control"],
+) -> Verdict:
+    """The verdict on one dimension in one domain; its scores stand at place `at` of `scores`."""
+    auroc, low = float(scores.auroc[at]), float(scores.low[at])
+    control_share = float((controls >= auroc).mean()) if len(controls) else float("nan")
+    zero, mean = (evidence.costs[mode].get((domain, dimension), float("nan")) for mode in ("zero", "mean"))
+    return Verdict(
+        domain=domain,
+        dimension=dimension,
+        verdict=_name(evidence.is_sink(dimension), evidence.is_detector(auroc, low, control_share)),
+        is_dcd=is_dcd,
+        massive=tuple(name for name, chosen in evidence.massive.items() if chosen[dimension]),
+        share_first=float(evidence.shares[0, dimension]),
+        share_delimiter=float(evidence.shares[1, dimension]),
+        constancy=float(evidence.constancy[dimension]),
+        layer=int(scores.layer[at]),
+        reading=READ_AS[scores.reading[at]],
+        auroc=auroc,
+        low=low,
+        high=float(scores.high[at]),
+        control_share=control_share,
+        n_passages=scores.n_passages,
+        cost_zero=zero,
+        cost_mean=mean,
+        label=evidence.labels.get((domain, dimension), ""),
+        note=_note(zero, mean),
+    )
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
