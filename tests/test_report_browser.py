@@ -119,6 +119,8 @@ def test_the_page_itself_never_scrolls_sideways(tab: Tab, width: int) -> None:
     emulate(tab, width=width)
     tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    over = "[...document.querySelectorAll('.plot-scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(tab.evaluate(over)) <= 0
     emulate(tab)
 
 

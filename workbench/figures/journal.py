@@ -1,5 +1,6 @@
 """Figures as journals print them: a column's width, 8 points, no title, panels laid out anew for the width."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ PRESETS = {
 }
 
 
+NARROW = Preset("narrow", width_mm=95.0, max_height_mm=2000.0, points=8.25)
+
+
 def journal_figure(figure: go.Figure, preset: str = "two-column", *, n_columns: int | None = None) -> go.Figure:
     """The figure as it goes into a paper: fixed size in the preset's column, every letter at 8 points, white ground.
 
@@ -73,7 +77,20 @@ def journal_figure(figure: go.Figure, preset: str = "two-column", *, n_columns: 
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    column = PRESETS[preset]
+    return _printed(figure, PRESETS[preset], n_columns)
+
+
+def narrow_layout(figure: go.Figure) -> Layout:
+    """The layout of a figure on a narrow page, as plain JSON: one or two panels beside each other, labels broken.
+
+    It holds for the figure's own traces, has no width, title or template, and as much height as it needs.
+    """
+    layout = json.loads(go.Figure(layout=_printed(figure, NARROW, None).layout).to_json() or "{}")["layout"]
+    layout["font"] = {"size": NARROW.type_size}
+    return {name: value for name, value in layout.items() if name not in ("width", "template", "title")}
+
+
+def _printed(figure: go.Figure, column: Preset, n_columns: int | None) -> go.Figure:
     plain: dict[str, Any] = figure.to_plotly_json()
     traces: Traces = list(plain["data"])
     layout: Layout = dict(plain["layout"]) | {"template": template(), "title": {}}
@@ -239,7 +256,9 @@ def _place_names(layout: Layout, inner_width: float, inner_height: float, size: 
     notes = [note for note in layout.get("annotations", ()) if note.get("showarrow", True) and "ax" in note]
     for x_name, y_name in sorted({(note["xref"], note["yref"]) for note in notes}):
         own = [note for note in notes if (note["xref"], note["yref"]) == (x_name, y_name)]
-        x_axis, y_axis = (layout[f"{name[0]}axis{name[1:]}"] for name in (x_name, y_name))
+        x_axis, y_axis = (layout.get(f"{name[0]}axis{name[1:]}", {}) for name in (x_name, y_name))
+        if "range" not in x_axis or "range" not in y_axis:
+            continue
         x, width = _pixels(x_axis, [note["x"] for note in own], inner_width)
         y, height = _pixels(y_axis, [note["y"] for note in own], inner_height)
         longest = max(len(plain_text(str(note["text"]))) for note in own)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from workbench.figures.journal import narrow_layout
 from workbench.figures.style import template
 
 # Given to Plotly with every figure: nothing is offered that would send data away.
@@ -56,9 +57,12 @@ def figure_fragment(figure: go.Figure, *, name: str, caption: str) -> str:
         default_height=height,
     )
     title = escape(figure_title(figure))
+    narrow = json.dumps(narrow_layout(figure), ensure_ascii=False).replace("<", "\\u003c")
     return (
-        f'<figure class="plot"><div class="plot-scroll" role="img" tabindex="0" aria-label="{title}" '
+        f'<figure class="plot"><p class="plot-title" aria-hidden="true">{title}</p>'
+        f'<div class="plot-scroll" role="img" tabindex="0" aria-label="{title}" '
         f'aria-describedby="caption-{name}" style="height:{height}">{drawn}</div>'
+        f'<script type="application/json" class="narrow-layout">{narrow}</script>'
         f'<figcaption id="caption-{name}">{escape(caption)}</figcaption></figure>'
     )
 

@@ -101,9 +101,9 @@ def name_axes(layout: Layout, traces: Traces) -> None:
     for trace in traces:
         for letter in "xy":
             values = trace.get(letter)
+            axis = layout.setdefault(f"{letter}axis{trace.get(f'{letter}axis', letter)[1:]}", {})
             if isinstance(values, list | tuple | np.ndarray) and len(values) and isinstance(values[0], str):
-                name = trace.get(f"{letter}axis", letter)
-                layout[f"{letter}axis{name[1:]}"].setdefault("type", "category")
+                axis.setdefault("type", "category")
 
 
 def panel_pixels(layout: Layout) -> tuple[float, float]:
@@ -162,7 +162,7 @@ def side_by_side(layout: Layout) -> list[tuple[str, str]]:
     spans = {tuple(layout[name].get("domain", (0, 1))) for name in y_names}
     if len(x_names) < 2 or len(x_names) != len(y_names) or len(spans) > 1:
         return []
-    return sorted(zip(x_names, y_names, strict=True), key=lambda pair: layout[pair[0]]["domain"][0])
+    return sorted(zip(x_names, y_names, strict=True), key=lambda pair: layout[pair[0]].get("domain", (0, 1))[0])
 
 
 def lay_row(layout: Layout, panels: Sequence[tuple[str, str]], inner_width: float, height: float, size: float) -> float:
