@@ -51,8 +51,8 @@ def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData
     """
     splits: tuple[Split, ...] = ("tune", "test")
     items = {split: contest.task.items(split) for split in splits}
-    for split, found in items.items():
-        check_subjects(contest.task.name, split, found)
+    for split in splits:
+        check_subjects(contest.task.name, split, items[split])
     every = [item.prompt for chosen in items.values() for item in chosen]
     lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
     has_words = True

@@ -230,8 +230,8 @@ def _subject_rows(
     is_right, _ = exam.is_right(identify, candidates)
     order = np.argsort(is_right.mean(axis=1), kind="stable")  # the largest drop leaves the least accuracy
     wanted: list[tuple[Role, int, int]] = [("rank", rank, candidates[order[rank - 1]]) for rank in spec.ranks]
-    wanted += [("named", 0, dimension) for dimension in spec.dimensions]
-    wanted += [("random", 0, dimension) for dimension in random]
+    wanted.extend(("named", 0, dimension) for dimension in spec.dimensions)
+    wanted.extend(("random", 0, dimension) for dimension in random)
     unmasked = exam.unmasked(test)
     accuracy, same = exam.is_right(test, [dimension for *_, dimension in wanted])
     return [
