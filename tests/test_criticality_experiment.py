@@ -22,6 +22,7 @@ from workbench.dimensions.critical_tables import (
     recall_table,
     summarise_criticality,
     table_rows,
+    token_summary,
     token_table,
 )
 from workbench.dimensions.criticality import top_dimensions
@@ -202,6 +203,9 @@ def test_agreement_where_tokens_are_spared_by_hand() -> None:
     assert found[ALL_TOKENS, "code", 2]["overlap"] == 0.5  # 0, 3 and 3, 2
     assert found[f"magnitude {TOKEN_READINGS[0]}", "code", 1]["overlap"] == 1.0  # 0 and 0
     assert found[ALL_TOKENS, "law", 2]["masked_at"] == "after the first token"
+    (of_magnitude, of_masking) = token_summary(result, 1)
+    assert (of_magnitude["overlap"], of_magnitude["chance"]) == (0.5, 0.25)  # 0 of law 3 and of code 0
+    assert of_masking["overlap"] == 0.0  # 3 and 0, 0 and 3
     assert found[ALL_TOKENS, "law", 2]["spearman"] == pytest.approx(-0.4)  # 3, 0, 2, 1 and 0, 1, 2, 3
 
 

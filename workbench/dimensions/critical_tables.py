@@ -209,6 +209,16 @@ def token_table(result: Criticality) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
+def token_summary(result: Criticality, k: int) -> list[dict[str, Any]]:
+    """`token_table` at one k as means over domains: overlap, its chance, and Spearman's correlation."""
+    table = token_table(result)
+    if table.empty:
+        return []
+    names = ["masked_at", "counted_at", "against"]
+    means = table[table["k"] == k].groupby(names, sort=False)[["overlap", "chance", "spearman"]].mean()
+    return table_rows(means.reset_index().assign(k=k))
+
+
 def _agreement(
     result: Criticality,
     order: Mapping[str, Sequence[int]],
@@ -269,7 +279,8 @@ def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 3
 
 
 def summarise_criticality(result: Criticality) -> dict[str, Any]:
-    """The key `masking` of `summary.json`: path, sizes, drops by rank, specificity, exam and agreement."""
+    """The key `masking` of `summary.json`: path, sizes, drops by rank, specificity, exam, agreement with and without
+    the first token and tokens of high norm."""
     drops, agreement, masked = drop_table(result), agreement_table(result), masked_table(result)
     default = next(iter(result.magnitudes))
     nearest = max(k for k in agreement["k"] if k <= result.plan.k)
@@ -283,6 +294,7 @@ def summarise_criticality(result: Criticality) -> dict[str, Any]:
         "rank_1": table_rows(masked[(masked["masked_to"] == "zero") & (masked["rank"] == 1)]),
         "exam": exam_summary(result),
         "agreement": table_rows(agreement[is_shown]),
+        "tokens": token_summary(result, nearest),
         "recall": table_rows(recall_table(result)),
     }
 
