@@ -7,7 +7,7 @@ strength are those of best accuracy on the tune split; of equals the one tried f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from workbench.steering import (
 
 TASKS = {"yes/no": "yes_no", "two-way choice": "two_way"}
 KS, ALPHAS = (8, 32), (1.0, 3.0, 8.0)
+SADI_ELEMENTS: tuple[tuple[Literal["z", "mlp_raw"], int], ...] = (("z", 2), ("z", 6), ("mlp_raw", 8))
 N_RANDOM = 3
 CEILING = 0.97
 
@@ -125,7 +126,7 @@ def au_settings(scores: dict[str, SignScores], mode: str) -> list[Setting]:
 
 def sadi_settings(model: HookedModel, pairs: Sequence[Pair]) -> list[Setting]:
     settings = []
-    for kind, k in (("z", 2), ("z", 6), ("mlp_raw", 8)):
+    for kind, k in SADI_ELEMENTS:
         try:
             steering = SADI.fit(model, pairs, kind=kind, k=k)
         except SteeringError:  # too few positive differences for this k: SADI has no such setting
