@@ -157,7 +157,7 @@ def _seeds(text: str) -> range:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=_seeds, default="100-119", help="first-last")
     parser.add_argument("--prompts", type=int, default=12, help="passages per domain in identify and in test")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/planted.json"))

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def compare(first: Callable[[], object], second: Callable[[], object]) -> dict[str, float]:
     """Median seconds of both, and median and range of the ratio second / first, over calls in turn."""
-    first(), second()
+    first()
+    second()
     pairs = [(seconds(first), seconds(second)) for _ in range(REPETITIONS)]
     ratios = sorted(b / a for a, b in pairs)
     return {
@@ -75,9 +77,7 @@ def statistics_pass(model: HookedModel, name: str, n_rows: int) -> dict[str, obj
     pass is charged with all that is left, tokenizing and its result included.
     """
     prompts = rows_of(model, n_rows)
-    plain = AutoModelForCausalLM.from_pretrained(
-        folder_of(name), dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    plain = plain_model(name)
     tokenised = [tokens for _, tokens in batches(model, prompts, batch_size=BATCH, truncate=True)]
     forwards = {"against_bare_forward": plain, "against_forward_without_head": plain.base_model}
     bare: dict[str, list[float]] = {key: [] for key in forwards}
@@ -143,9 +143,7 @@ def collect_once(name: str, n_rows: int) -> None:
 
 def generation(model: HookedModel, name: str) -> dict[str, object]:
     """Cached generation of 64 tokens for 8 prompts: unsteered, steered at one layer, and plain Hugging Face."""
-    plain = AutoModelForCausalLM.from_pretrained(
-        folder_of(name), dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    plain = plain_model(name)
     plain.generation_config.eos_token_id = None
     model.hf_model.generation_config.eos_token_id = -1
     tokens: Tokens = model.tokenize(
@@ -170,14 +168,16 @@ def generation(model: HookedModel, name: str) -> dict[str, object]:
     }
 
 
-def folder_of(name: str) -> str:
+def plain_model(name: str) -> Any:
+    """The same weights as Hugging Face has them."""
     from workbench.models.loading import find_model
 
-    return find_model(name)
+    folder = find_model(name)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
