@@ -12,12 +12,13 @@ import plotly.graph_objects as go
 import pytest
 from plotly.colors import hex_to_rgb, sample_colorscale
 
-from tests.fake_records import DOMAINS, fake_comparisons, fake_dcds, fake_statistics
+from tests.fake_records import DOMAINS, fake_comparisons, fake_dcds, fake_detectors, fake_statistics
 from tests.test_figures import FIGURES, LOSS, values
 from workbench.figures import (
     PRESETS,
     Drawing,
     dcd_figure,
+    detector_figure,
     effect_figure,
     export_figures,
     export_obstacle,
@@ -28,6 +29,7 @@ from workbench.figures import (
     profile_figure,
     token_figure,
 )
+from workbench.figures.journal import narrow_layout
 from workbench.figures.panels import wrap
 from workbench.figures.style import DIVERGING, PALETTE, layer_colours
 from workbench.records import TokenColumns
@@ -308,3 +310,18 @@ def test_two_figures_of_one_name_and_names_that_are_no_file_names_are_refused(dr
     for name in ("../up", "A b", "", "a--b"):
         with pytest.raises(ValueError, match="no file name"):
             dataclasses.replace(drawings[0], name=name)
+
+
+def test_a_narrow_page_gets_the_same_axes_below_each_other_and_every_row_its_height() -> None:
+    detectors = fake_detectors()
+    layout = narrow_layout(detector_figure(detectors))
+    assert not {"width", "title", "template"} & set(layout)
+    assert "color" not in layout["font"]  # the page's template gives it
+    many = detector_figure([dataclasses.replace(one, dimension=at) for at in range(4) for one in detectors])
+    n_rows = sum(len(trace.y) for trace in many.data)
+    assert narrow_layout(many)["height"] >= n_rows * 1.3 * layout["font"]["size"]
+    grid = magnitude_figure(fake_statistics())
+    narrow = narrow_layout(grid)
+    axes = [name for name in grid.to_dict()["layout"] if name.startswith("xaxis")]
+    assert len({tuple(narrow[name]["domain"]) for name in axes}) <= 2  # columns
+    assert narrow_layout(go.Figure(go.Bar(x=["a"], y=[1])))["xaxis"]["type"] == "category"
