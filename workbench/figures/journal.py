@@ -65,7 +65,7 @@ PRESETS = {
 }
 
 
-NARROW = Preset("narrow", width_mm=95.0, max_height_mm=2000.0, points=8.25)
+NARROW = Preset("narrow", width_mm=95.0, max_height_mm=math.inf, points=8.25)
 
 
 def journal_figure(figure: go.Figure, preset: str = "two-column", *, n_columns: int | None = None) -> go.Figure:
