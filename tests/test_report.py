@@ -69,8 +69,10 @@ def test_plotly_is_included_once_and_every_figure_without_its_cloud_button(page:
 
 def test_hostile_token_text_stays_text(page: Page) -> None:
     assert not page.unbalanced
-    n_expected = 2 + len(page.plots())  # plotly.js, the page's own script, one per figure
-    assert len(page.all("script")) == n_expected
+    scripts = page.all("script")
+    layouts = [script for script in scripts if script.attributes.get("type") == "application/json"]
+    assert len(layouts) == len(page.plots())
+    assert len(scripts) - len(layouts) == 2 + len(page.plots())  # plotly.js, the page's own script, one per figure
     assert HOSTILE in text_of(page)
 
 

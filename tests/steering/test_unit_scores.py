@@ -34,7 +34,7 @@ def test_counts_of_many_units_and_pairs_are_those_of_plain_comparison() -> None:
     batches = [(drawn(n), drawn(n)) for n in (258, 3)]
     flips = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), size=(2, 261))
     positive, negative = (np.concatenate([batch[side].numpy() for batch in batches], axis=1) for side in (0, 1))
-    *counts, maxima = count_signs(batches, shape, flips=flips)
+    *counts, maxima = count_signs(iter(batches), shape, flips=flips)
     expected = [(one > other).sum(axis=1) for one, other in ((positive, negative), (negative, positive))]
     expected += [(side > 0).sum(axis=1) for side in (positive, negative)]
     for found, wanted in zip(counts, expected, strict=True):

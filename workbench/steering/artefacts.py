@@ -84,7 +84,8 @@ def load_steering(path: Path, model: HookedModel, kinds: tuple[type[Steering], .
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Cloned, because a tensor read from a file may lie where sums round in another order.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise SteeringError(f"{path} is damaged or no steering artefact ({error}); save it again") from error
     if metadata.get("format") != FORMAT:
