@@ -215,8 +215,9 @@ def token_summary(result: Criticality, k: int) -> list[dict[str, Any]]:
     if table.empty:
         return []
     names = ["masked_at", "counted_at", "against"]
-    means = table[table["k"] == k].groupby(names, sort=False)[["overlap", "chance", "spearman"]].mean()
-    return table_rows(means.reset_index().assign(k=k))
+    groups = table[table["k"] == k].groupby(names, sort=False)
+    means: pd.DataFrame = groups[["overlap", "chance", "spearman"]].agg("mean").reset_index()
+    return table_rows(means.assign(k=k))
 
 
 def _agreement(
