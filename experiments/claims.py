@@ -173,6 +173,8 @@ def _row(claim: Claim, outcomes: Outcomes, command: str) -> Row:
 def _compared(one: Contrast, *, is_equality: bool) -> tuple[str, str, int, str]:
     measured = f"{one.arm} − {one.against} on {one.task}, {one.metric}: {one.effect:+.3g} {one.unit}"
     interval = f"{one.low:+.3g} to {one.high:+.3g}"
+    if one.low == one.high == 0:
+        return measured, interval, one.n, "not shown (no item differs)"
     words = {
         "better": "shown",
         "worse": "not shown: the opposite is",

@@ -1,10 +1,13 @@
 """The table of claims from made-up tables: counts, verdicts and intervals by hand."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from experiments.claims import CLAIMS, rows_of, table
 from workbench.evaluation.contest import Outcomes
+from workbench.evaluation.tables import sentence
 from workbench.records import Contrast
 
 COUNTS = ["task", "metric", "budget", "level", "arm", "against", "n_domains", "ahead", "behind", "better", "worse", "p"]
@@ -64,6 +67,13 @@ def test_no_difference_does_not_show_equality() -> None:
     found = contrast("dyn-scalar", "whole-dimension", "facts/ccc-context", 0.05, "no difference shown")
     verdict = str(row_about(outcomes((found,), []), "about as well as vectors")["verdict"])
     assert verdict == "not shown (equal to within 0.15 at best)"
+
+
+def test_no_item_that_differs_is_said_so() -> None:
+    where = ("austeer", "sadi", "choices/yes_no+two_way")
+    equal = replace(contrast(*where, 0.0, "no difference shown"), low=0.0, high=0.0, least=0.0)
+    assert row_about(outcomes((equal,), []), "Sign consistency")["verdict"] == "not shown (no item differs)"
+    assert sentence(equal).endswith("(all 30 pairs are equal)")
 
 
 def test_a_count_of_domains_is_judged_by_its_sign_test() -> None:

@@ -86,6 +86,8 @@ def sentence(contrast: Contrast) -> str:
         f"{contrast.effect:+.3g} {contrast.unit}, 95 % interval {contrast.low:+.3g} to {contrast.high:+.3g}, "
         f"n = {contrast.n}, q = {contrast.q:.2g}"
     )
+    if contrast.low == contrast.high == 0:
+        return f"{about}: no difference shown against {contrast.against} (all {contrast.n} pairs are equal)"
     if contrast.verdict == "no difference shown":
         least = f"; a difference of about {contrast.least:.3g} {contrast.unit} could have been shown"
         return f"{about}: no difference shown against {contrast.against} ({numbers}{least})"
