@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcomes = tabulate(prepared, store)
     else:
         outcomes = run_prepared(prepared, folder, neutral_prompts(), progress=say)
-    flags = "".join(f" --{name}" for name, is_on in (("quick", quick), ("finished", given.finished)) if is_on)
+    flags = " --quick" if quick else ""
     rows = rows_of(outcomes, f"{COMMAND}{flags}")
     n_done, n_cells = sum(key in store for key in prepared.plan.cells), len(prepared.plan.cells)
     content = {"command": rows[0].command, "fingerprint": fingerprint, "digest": spec.digest}
