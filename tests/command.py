@@ -18,6 +18,14 @@ class Outcome(NamedTuple):
 Command = Callable[..., Outcome]
 
 
+def assert_refused(outcome: Outcome, message: str) -> None:
+    """A mistake of the user: exit code 2 and one line that says what was wrong."""
+    assert outcome.code == 2
+    assert outcome.err.startswith("workbench: ")
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def command_line(capsys: pytest.CaptureFixture[str]) -> Command:
     """A function that runs one command in the working directory."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.command import assert_refused
 from tests.test_cli import Command, command  # noqa: F401
 from workbench.cli.criticality import read_dimensions, read_modes, read_plan
 from workbench.dimensions.experiments import load_criticality
@@ -74,11 +75,7 @@ def test_mistakes_are_one_line(
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    outcome = command(*tiny, *arguments)
-    assert outcome.code == 2
-    assert outcome.err.startswith("workbench: ")
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert_refused(command(*tiny, *arguments), message)
 
 
 def test_options_are_read() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.command import assert_refused
 from tests.test_cli import Command, command  # noqa: F401
 from workbench.records import VERDICTS, load_masking
 
@@ -57,8 +58,4 @@ def test_mistakes_are_one_line(
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    outcome = command("verdict", *tiny, *arguments)
-    assert outcome.code == 2
-    assert outcome.err.startswith("workbench: ")
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert_refused(command("verdict", *tiny, *arguments), message)

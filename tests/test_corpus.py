@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import workbench
+from tests.hub import offline_hub
 from workbench.corpus import (
     BUILTIN_DOMAINS,
     CorpusError,
@@ -282,21 +282,7 @@ def test_a_json_line_may_hold_unicode_line_separators(path: Path) -> None:
 def hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A dataset in a Hugging Face cache of its own, on a machine whose network refuses every connection."""
     datasets = pytest.importorskip("datasets")
-    import huggingface_hub.constants
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    commit = "0123456789" * 4
-    repository = tmp_path / "hub/datasets--somebody--exams"
-    snapshot = repository / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(commit, encoding="utf-8")
+    snapshot = offline_hub(tmp_path, monkeypatch)("datasets--somebody--exams")
     labels = datasets.Features(
         {
             "question": datasets.Value("string"),

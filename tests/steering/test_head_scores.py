@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.steering.exchanges import NEGATIVE, POSITIVE
 from tests.tiny import FAMILIES, tiny_model
 from workbench.activations import capture
 from workbench.models import HookedModel
 from workbench.records import Site
 from workbench.steering import (
-    Exchange,
     HeadScores,
     PersonaActivations,
     SteeringError,
     head_scores,
     persona_activations,
 )
-
-POSITIVE = [Exchange("the court", " shall sum of"), Exchange("x is", " river and river"), Exchange("it was", " cell x")]
-NEGATIVE = [Exchange("the court", " is a"), Exchange("x is", " the cell ."), Exchange("it was", " y y y")]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.steering.exchanges import NEGATIVE, POSITIVE
 from tests.tiny import FAMILIES, tiny_model
 from workbench.activations import capture
 from workbench.models import HookedModel
@@ -20,9 +21,6 @@ from workbench.steering import (
     persona_activations,
     steer,
 )
-
-POSITIVE = [Exchange("the court", " shall sum of"), Exchange("x is", " river and river"), Exchange("it was", " cell x")]
-NEGATIVE = [Exchange("the court", " is a"), Exchange("x is", " the cell ."), Exchange("it was", " y y y")]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

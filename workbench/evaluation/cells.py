@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.evaluation.spec import MaskingSpec, Spec, SpecError
-from workbench.records import BudgetKind
+from workbench.records import BudgetKind, write_whole
 
 Stage = Literal["search", "test", "curve"]
 HEADER = "run.json"
@@ -66,9 +66,7 @@ class CellStore:
         """Write one cell; it appears complete or not at all."""
         path = self.folder / "cells" / key.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"format": FORMAT, "key": asdict(key), "results": results}), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps({"format": FORMAT, "key": asdict(key), "results": results}))
 
     def all(self) -> dict[CellKey, Mapping[str, Any]]:
         """Every finished cell; raises `CellError` where two files hold the same one."""
@@ -115,9 +113,7 @@ def open_store(folder: Path, spec: Spec | MaskingSpec, fingerprint: str) -> Cell
     if not check_folder(folder, spec, fingerprint):
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {"format": FORMAT, "spec": spec.name, "digest": spec.digest, "fingerprint": fingerprint}
-        temporary = (folder / HEADER).with_suffix(".tmp")
-        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-        temporary.replace(folder / HEADER)
+        write_whole(folder / HEADER, json.dumps(wanted, indent=1))
     return CellStore(folder)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.records import RecordError
+from workbench.records import RecordError, write_whole
 
 KIND, FORMAT = "DomainClassifier", 1
 BUILTIN = "classifier.json"
@@ -123,9 +123,7 @@ def save_classifier(classifier: DomainClassifier, path: Path, *, decimals: int =
             )
         },
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
 def load_classifier(path: Path | None = None) -> DomainClassifier:

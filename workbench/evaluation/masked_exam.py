@@ -27,7 +27,7 @@ from workbench.evaluation.tasks.files import exam_task
 from workbench.evaluation.tasks.questions import LETTERS, LetteredQuestion, QuestionTask
 from workbench.evaluation.tasks.running import first_tokens, next_token_scores, prompt_ids
 from workbench.models import Call, HookedModel
-from workbench.records import Prompt, Site, Split, Tokens
+from workbench.records import Prompt, Site, Split, Tokens, write_whole
 
 POSITIONS_PER_PASS = 2**14
 Progress = Callable[[int, int], None]  # (subjects done, in all)
@@ -89,7 +89,8 @@ def measure_masked_exam(
             exam = _Exam(model, tasks[subject].letter_lead)
             test = _asked(tasks[subject], "test", spec.n_test)
             found = _subject_rows(exam, subject, asked[subject], test, spec, candidates, random)
-            _write(path, found)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps([asdict(row) for row in found]))
         rows += [MaskedAccuracy(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
         if progress is not None:
             progress(index + 1, len(subjects))
@@ -238,10 +239,3 @@ def _subject_rows(
         MaskedAccuracy(subject, *head, len(test), unmasked, float(right.mean()), float(share))
         for head, right, share in zip(wanted, accuracy, same, strict=True)
     ]
-
-
-def _write(path: Path, rows: Sequence[MaskedAccuracy]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
-    temporary.replace(path)

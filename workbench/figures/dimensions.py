@@ -33,14 +33,7 @@ def dcd_figure(
         counts[dcd.dimension] = counts.get(dcd.dimension, 0) + 1
     first = {dcd.dimension: domains.index(dcd.domain) for dcd in reversed(chosen)}
     dimensions = sorted(counts, key=lambda item: (-counts[item], first[item], item))
-    gap = np.full((len(domains), len(dimensions)), np.nan, dtype=np.float32)
-    rank = np.full(gap.shape, "", dtype=object)
-    hover = np.full(gap.shape, "", dtype=object)
-    for dcd in chosen:
-        place = domains.index(dcd.domain), dimensions.index(dcd.dimension)
-        gap[place] = dcd.frequency - dcd.frequency_elsewhere
-        rank[place] = str(dcd.rank)
-        hover[place] = _hover(dcd, words or {})
+    gap, rank, hover = _places(chosen, domains, dimensions, words or {})
     figure = go.Figure(
         go.Heatmap(
             z=gap,
@@ -69,6 +62,24 @@ def dcd_figure(
     )
     height = 34 * len(domains) + MARGIN["t"] + MARGIN["b"] + 60
     return dress(figure, title="Domain-critical dimensions", subtitle=subtitle, height=height)
+
+
+def _places(
+    dcds: Sequence[Dimension],
+    domains: Sequence[str],
+    dimensions: Sequence[int],
+    words: Mapping[int, Sequence[str]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of frequencies, rank and hover text at [domain, dimension]; NaN and "" where none was selected."""
+    gap = np.full((len(domains), len(dimensions)), np.nan, dtype=np.float32)
+    rank = np.full(gap.shape, "", dtype=object)
+    hover = np.full(gap.shape, "", dtype=object)
+    for dcd in dcds:
+        place = domains.index(dcd.domain), dimensions.index(dcd.dimension)
+        gap[place] = dcd.frequency - dcd.frequency_elsewhere
+        rank[place] = str(dcd.rank)
+        hover[place] = _hover(dcd, words)
+    return gap, rank, hover
 
 
 def _hover(dcd: Dimension, words: Mapping[int, Sequence[str]]) -> str:

@@ -42,6 +42,7 @@ from workbench.records.saving import (
     save_statistics,
     save_table,
     to_plain,
+    write_whole,
 )
 from workbench.records.stability import BasisScore, ConditionStability, ReadingAgreement, SelectionStability
 from workbench.records.statistics import Activations, DimensionStatistics, PooledRows, TokenColumns, TopTokens
@@ -104,4 +105,5 @@ __all__ = [
     "save_statistics",
     "save_table",
     "to_plain",
+    "write_whole",
 ]

@@ -37,6 +37,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears complete or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def save_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write arrays as safetensors with a JSON header that says what they are; complete or not at all."""
     metadata = {"kind": kind, "format": str(FORMAT_VERSION), "header": json.dumps(to_plain(header))}
