@@ -10,8 +10,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 # One thread per test process: two processes with two threads each would fight over two cores.
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
-NBMAKE := --nbmake --nbmake-timeout=240
-FIRST_LESSON := $(wildcard notebooks/01_*.ipynb)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo study test test-all test-browser check format figures lab wheel clean
@@ -39,10 +37,10 @@ study: $(INSTALLED) ## the full main job on the built-in model -> runs/study
 	$(BIN)/workbench study --out runs/study
 
 test: $(INSTALLED) ## tests and the first lesson, without what is marked slow or needs a browser
-	$(TEST) -m "not slow and not browser" tests $(if $(FIRST_LESSON),$(NBMAKE) $(FIRST_LESSON))
+	$(TEST) -m "not slow and not browser" tests
 
 test-all: $(NOTEBOOK) ## all tests and lessons, the slow ones and those in a browser too
-	$(TEST) tests $(if $(FIRST_LESSON),$(NBMAKE) notebooks)
+	$(TEST) tests
 
 test-browser: $(NOTEBOOK) ## only what needs Chromium: exported files, pages, explorer
 	$(TEST) -m browser tests
