@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 
 from tests.fake_records import fake_comparisons, fake_dcds, fake_detectors, fake_rows, fake_run, fake_statistics
-from workbench.records import RecordError, save_pooled_rows
+from workbench.figures import magnitude_figure, write_figure
+from workbench.records import (
+    Dimension,
+    RecordError,
+    load_pooled_rows,
+    load_statistics,
+    load_table,
+    save_pooled_rows,
+    save_statistics,
+    save_table,
+    write_whole,
+)
+from workbench.report import write_report
 from workbench.runs import (
     RunError,
     check_output,
@@ -23,7 +35,6 @@ from workbench.runs import (
     read_run,
     summarise,
     write_json,
-    write_whole,
 )
 
 
@@ -188,3 +199,18 @@ def test_profiles_have_one_row_per_domain_layer_and_dimension() -> None:
 
 def test_an_empty_comparison_table_keeps_its_columns() -> None:
     assert "effect" in comparison_frame([]).columns
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    folder = f"{fake_run(tmp_path / 'run', domains=('law', 'code'), n_layers=2, d_model=64)}"
+    assert read_run(folder).dcds == read_run(Path(folder)).dcds
+    found = load_statistics(f"{folder}/records/statistics.safetensors")
+    save_statistics(found, f"{tmp_path}/again.safetensors")
+    assert load_statistics(tmp_path / "again.safetensors").domains == found.domains
+    rows = load_pooled_rows(f"{folder}/records/rows.npy")
+    save_pooled_rows(rows, f"{tmp_path}/again.npy")
+    dcds = load_table(f"{folder}/records/dcds.json", Dimension)
+    save_table(dcds, f"{tmp_path}/dcds.json")
+    assert load_table(tmp_path / "dcds.json", Dimension) == dcds
+    assert write_figure(magnitude_figure(found), f"{tmp_path}/figure.html").is_file()
+    assert write_report(folder).is_file()

@@ -46,6 +46,7 @@ from workbench.records import (
     load_statistics,
     load_table,
     to_plain,
+    write_whole,
 )
 
 MANIFEST = "manifest.json"
@@ -119,19 +120,7 @@ def _replace(out: Path, finished: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file completely or not at all; folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Write plain values or records as JSON; NaN and infinities become null, which every reader understands."""
     write_whole(path, json.dumps(_without_nan(to_plain(content)), indent=1, allow_nan=False) + "\n")
 
@@ -146,8 +135,9 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Read the records of a finished run; raises `RunError` or `RecordError`, naming what is missing."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}; make one with: workbench study --out {folder}")
     if not (folder / MANIFEST).is_file():
@@ -163,10 +153,10 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def draw_figures(folder: Path) -> list[Path]:
+def draw_figures(folder: str | Path) -> list[Path]:
     """Draw the figures of a run from its records into `figures/`, each a file that opens without a network."""
     run = read_run(folder)
-    out = folder / "figures"
+    out = Path(folder) / "figures"
     out.mkdir(exist_ok=True)
     words = token_words(run.detectors)
     frequency = frequency_table(run.rows)

@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.activations import capture
 from workbench.models import HookedModel
 from workbench.records import Site, Tokens
-from workbench.steering import METHODS, Scope, Steering, SteeringError, load_steering, save_steering
+from workbench.steering import Scope, Steering, SteeringError, load_steering, save_steering
 
 Steer = Callable[..., Any]
 TEXTS = ["the court shall sum the cell .", "it was a river", "x is y and the court's sum is a river of the cell ."]
@@ -145,7 +145,7 @@ def save_and_load_keep_delta(
 ) -> None:
     path = folder / "artefact.safetensors"
     save(path, steering, model, scope=Scope("generated", (5,)), data_hashes={"corpus": "0" * 8})
-    loaded = load_steering(path, model, METHODS)
+    loaded = load_steering(path, model)
     assert loaded.scope == Scope("generated", (5,))
     assert loaded.steering.sites == steering.sites
     generator = torch.Generator().manual_seed(3)

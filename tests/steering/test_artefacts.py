@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.tiny import tiny_model
-from workbench.steering import METHODS, ActAdd, ContrastiveAddition, Scope, SteeringError, load_steering, save_steering
+from workbench.steering import ActAdd, ContrastiveAddition, Scope, SteeringError, load_steering, save_steering
 
 Metadata = dict[str, str]
 Tensors = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ def edit_header(metadata: Metadata, key: str, value: object) -> None:
 
 def test_what_was_not_touched_is_read(saved: Path) -> None:
     rewrite(saved, lambda tensors, metadata: None)
-    loaded = load_steering(saved, tiny_model("llama"), METHODS)
+    loaded = load_steering(str(saved), tiny_model("llama"))
     assert loaded.scope == Scope("prompt", (2,))
     assert isinstance(loaded.steering, ContrastiveAddition)
     assert loaded.steering.direction.tolist() == list(range(16))
@@ -62,14 +62,14 @@ def test_what_was_not_touched_is_read(saved: Path) -> None:
 def test_altered_files_are_refused(change: Callable[[Tensors, Metadata], object], message: str, saved: Path) -> None:
     rewrite(saved, change)
     with pytest.raises(SteeringError, match=message):
-        load_steering(saved, tiny_model("llama"), METHODS)
+        load_steering(saved, tiny_model("llama"))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 200, -1])
 def test_truncated_files_are_refused(kept: int, saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:kept])
     with pytest.raises(SteeringError, match="damaged or no steering artefact"):
-        load_steering(saved, tiny_model("llama"), METHODS)
+        load_steering(saved, tiny_model("llama"))
 
 
 def test_a_pickle_is_never_opened(saved: Path) -> None:
@@ -79,16 +79,16 @@ def test_a_pickle_is_never_opened(saved: Path) -> None:
 
     saved.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(SteeringError, match="damaged or no steering artefact"):
-        load_steering(saved, tiny_model("llama"), METHODS)
+        load_steering(saved, tiny_model("llama"))
 
 
 def test_another_model_or_another_method_is_refused(saved: Path) -> None:
     with pytest.raises(SteeringError, match="whose weights differ"):
-        load_steering(saved, tiny_model("llama", seed=1), METHODS)
+        load_steering(saved, tiny_model("llama", seed=1))
     with pytest.raises(SteeringError, match="holds a ContrastiveAddition, expected one of ActAdd"):
         load_steering(saved, tiny_model("llama"), (ActAdd,))
     with pytest.raises(SteeringError, match="does not exist"):
-        load_steering(saved.with_name("none.safetensors"), tiny_model("llama"), METHODS)
+        load_steering(saved.with_name("none.safetensors"), tiny_model("llama"))
 
 
 def test_a_steering_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def card(
     from workbench.cli.jobs import check_file, source_and_domains
     from workbench.cli.output import progress_bars
     from workbench.explorer import Material, card_page, dimension_card, from_model, from_run
-    from workbench.runs import write_whole
+    from workbench.records import write_whole
 
     check_file(out)
     with progress_bars() as (stage, _):

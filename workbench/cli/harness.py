@@ -37,7 +37,7 @@ def lm_eval(
     from workbench.evaluation.harness import HarnessError, evaluate_harness, require_harness
     from workbench.models import load_model
     from workbench.records import to_plain
-    from workbench.steering import METHODS, Scope, load_steering
+    from workbench.steering import Scope, load_steering
 
     require_harness()
     if out is not None and not out.parent.is_dir():
@@ -45,7 +45,7 @@ def lm_eval(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     no_other_bars()
     loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
-    saved = None if artefact is None else load_steering(artefact, loaded, METHODS)
+    saved = None if artefact is None else load_steering(artefact, loaded)
     where = Scope(scope) if scope is not None else Scope() if saved is None else saved.scope  # pyright: ignore[reportArgumentType]
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     result = evaluate_harness(

@@ -12,10 +12,8 @@ from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
 from workbench.environment import Check
 from workbench.models import HookedModel, ModelError, load_model
 from workbench.models.loading import SUPPORTED_ARCHITECTURES
-from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
-from workbench.runs import write_whole
+from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
 from workbench.steering import (
-    METHODS,
     ContrastiveAddition,
     CriticalDimensionSteering,
     Scope,
@@ -142,7 +140,7 @@ def continuations(
     model = open_model(settings)
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
-        artefact = load_steering(options.artefact, model, METHODS)
+        artefact = load_steering(options.artefact, model)
         steering = artefact.steering
         scope = artefact.scope if options.scope is None else scope
         check_prompt_length(steering, int(tokens.lengths[0]))

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError("the explorer needs the extra `notebook`: pip install 'dcd-workbench[notebook]'") from error
 
-START = "The first thing to do is"
+START = "The owner of the house"
 
 
 class Explorer(anywidget.AnyWidget):

@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from workbench.figures.journal import narrow_layout
 from workbench.figures.style import template
+from workbench.records import write_whole
 
 # Given to Plotly with every figure: nothing is offered that would send data away.
 CONFIG = {
@@ -73,14 +74,14 @@ def figure_title(figure: go.Figure) -> str:
     return title.replace("<b>", "").replace("</b>", "")
 
 
-def write_figure(figure: go.Figure, path: Path, *, caption: str = "") -> Path:
+def write_figure(figure: go.Figure, path: str | Path, *, caption: str = "") -> Path:
     """Write a figure as a stand-alone HTML file that opens without a network; returns the path."""
     title = figure_title(figure)
     body = figure_fragment(figure, name="figure", caption=caption or title)
     return write_page(path, title=title, lead="", sections=[Section("figure", "", body)])
 
 
-def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> Path:
+def write_page(path: str | Path, *, title: str, lead: str, sections: Sequence[Section]) -> Path:
     """Write one self-contained page: plotly.js once, a table of contents, light and dark, ready for print.
 
     `title` is plain text; `lead` and the bodies of the sections are finished HTML. The file appears whole or not.
@@ -97,14 +98,8 @@ def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]
     }
     pieces = (ASSETS / "page.html").read_text(encoding="utf-8").split("@@")
     page = "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    write_whole(path, page)
+    return Path(path)
 
 
 def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:

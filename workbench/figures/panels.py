@@ -180,7 +180,7 @@ def lay_row(layout: Layout, panels: Sequence[tuple[str, str]], inner_width: floa
             layout[x]["domain"] = [left / inner_width, min(1.0, (left + width) / inner_width)]
             left += width + gap
         return height
-    gap, between = TICKS + 2 * LINE * size, 4.2 * size
+    gap, between = TICKS + 2 * LINE * size, 2.5 * LINE * size + 2 * GAP
     n_rows = ceil(len(panels) / max(1, int((inner_width + gap) // (NARROWEST_PANEL + gap))))
     n_columns = ceil(len(panels) / n_rows)
     width = (inner_width - (n_columns - 1) * gap) / n_columns

@@ -37,24 +37,31 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears complete or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file that appears complete or not at all; folders above it are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def save_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+def save_arrays(path: str | Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write arrays as safetensors with a JSON header that says what they are; complete or not at all."""
+    path = Path(path)
     metadata = {"kind": kind, "format": str(FORMAT_VERSION), "header": json.dumps(to_plain(header))}
     temporary = path.with_suffix(path.suffix + ".tmp")
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata=metadata)
     temporary.replace(path)
 
 
-def load_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save_arrays` wrote; raises `RecordError` on another kind, another version or a damaged file."""
-    if not path.exists():
+    if not Path(path).exists():
         raise RecordError(f"{path} does not exist; was the run completed?")
     try:
         with safe_open(path, "numpy") as file:
@@ -69,7 +76,7 @@ def load_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, json.loads(metadata["header"])
 
 
-def save_statistics(statistics: DimensionStatistics, path: Path) -> None:
+def save_statistics(statistics: DimensionStatistics, path: str | Path) -> None:
     """Write statistics to one safetensors file."""
     arrays = {
         field.name: getattr(statistics, field.name)
@@ -80,18 +87,19 @@ def save_statistics(statistics: DimensionStatistics, path: Path) -> None:
     save_arrays(path, "DimensionStatistics", arrays, {"domains": statistics.domains})
 
 
-def load_statistics(path: Path) -> DimensionStatistics:
+def load_statistics(path: str | Path) -> DimensionStatistics:
     """Read what `save_statistics` wrote."""
     arrays, header = load_arrays(path, "DimensionStatistics")
     top = TopTokens(**{field.name: arrays.pop(f"top.{field.name}") for field in dataclasses.fields(TopTokens)})
     return DimensionStatistics(domains=tuple(header["domains"]), top=top, **arrays)
 
 
-def save_pooled_rows(rows: PooledRows, path: Path) -> None:
+def save_pooled_rows(rows: PooledRows, path: str | Path) -> None:
     """Write pooled rows to a .npy file, with their names in a .json file beside it.
 
     Rows that are mapped from that very file stay as they are, so that a corpus of any size needs no memory here.
     """
+    path = Path(path)
     mapped_from = getattr(rows.values, "filename", None)
     if mapped_from is None or Path(mapped_from) != path.resolve():
         temporary = path.with_suffix(".tmp.npy")
@@ -99,11 +107,12 @@ def save_pooled_rows(rows: PooledRows, path: Path) -> None:
         temporary.replace(path)
     header = {"prompts": rows.prompts, "domains": rows.domains, "splits": rows.splits, "poolings": rows.poolings}
     content = {"kind": "PooledRows", "format": FORMAT_VERSION, "header": to_plain(header)}
-    path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+    write_whole(path.with_suffix(".json"), json.dumps(content))
 
 
-def load_pooled_rows(path: Path) -> PooledRows:
+def load_pooled_rows(path: str | Path) -> PooledRows:
     """Read what `save_pooled_rows` wrote; the rows are mapped, not read into memory."""
+    path = Path(path)
     beside = path.with_suffix(".json")
     for needed in (path, beside):
         if not needed.exists():
@@ -118,14 +127,14 @@ def load_pooled_rows(path: Path) -> PooledRows:
     return PooledRows(**{name: tuple(items) for name, items in content["header"].items()}, values=values)
 
 
-def save_masking(result: MaskingResult, path: Path) -> None:
+def save_masking(result: MaskingResult, path: str | Path) -> None:
     """Write a masking result to one safetensors file."""
     header = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     arrays = {name: header.pop(name) for name in ("baseline", "rise")}
     save_arrays(path, "MaskingResult", arrays, header)
 
 
-def load_masking(path: Path) -> MaskingResult:
+def load_masking(path: str | Path) -> MaskingResult:
     """Read what `save_masking` wrote."""
     arrays, header = load_arrays(path, "MaskingResult")
     values: dict[str, Any] = dict(arrays)
@@ -133,30 +142,29 @@ def load_masking(path: Path) -> MaskingResult:
     return MaskingResult(**values)
 
 
-def save_choice_masking(result: ChoiceMasking, path: Path) -> None:
+def save_choice_masking(result: ChoiceMasking, path: str | Path) -> None:
     """Write the likelihoods of choices under masking to one safetensors file."""
     header = {"mode": result.mode, "dimensions": result.dimensions, "items": result.items}
     save_arrays(path, "ChoiceMasking", {"baseline": result.baseline, "masked": result.masked}, header)
 
 
-def load_choice_masking(path: Path) -> ChoiceMasking:
+def load_choice_masking(path: str | Path) -> ChoiceMasking:
     """Read what `save_choice_masking` wrote."""
     arrays, header = load_arrays(path, "ChoiceMasking")
     items = tuple(ChoiceItem(**{**row, "choices": tuple(row["choices"])}) for row in header["items"])
     return ChoiceMasking(header["mode"], tuple(header["dimensions"]), items, **arrays)
 
 
-def save_table(records: list[Any], path: Path) -> None:
+def save_table(records: list[Any], path: str | Path) -> None:
     """Write a list of plain records (DCDs, detectors, comparisons) as JSON."""
     kind = type(records[0]).__name__ if records else "empty"
     content = {"kind": kind, "format": FORMAT_VERSION, "records": to_plain(records)}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=True), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1, allow_nan=True))
 
 
-def load_table(path: Path, kind: type[Any]) -> list[Any]:
+def load_table(path: str | Path, kind: type[Any]) -> list[Any]:
     """Read what `save_table` wrote as records of `kind`."""
+    path = Path(path)
     if not path.exists():
         raise RecordError(f"{path} does not exist; was the run completed?")
     try:

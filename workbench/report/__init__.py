@@ -31,13 +31,14 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
 __all__ = ["SECTIONS", "Material", "paper_drawings", "read_material", "write_gallery", "write_paper", "write_report"]
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: str | Path) -> Path:
     """Write `report.html` into a run folder from the records there, and return its path.
 
     Parts that the folder does not hold are named in the text. Raises ValueError where it holds no record at all.
     """
-    material = read_material(run_folder)
+    folder = Path(run_folder)
+    material = read_material(folder)
     written = [Section(name, title, build(material)) for name, title, build in SECTIONS]
     title = f"Domain-critical dimensions of {model_name(material)}"
     present = [section for section in written if section.body]
-    return write_page(run_folder / "report.html", title=title, lead=sections.lead(material), sections=present)
+    return write_page(folder / "report.html", title=title, lead=sections.lead(material), sections=present)

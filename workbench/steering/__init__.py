@@ -39,6 +39,7 @@ from workbench.steering.dial_items import (
 from workbench.steering.dyn_scalar import DynScalar
 from workbench.steering.head_scores import HeadScores, head_scores
 from workbench.steering.iti import ITI, HeadProbes, probe_heads
+from workbench.steering.methods import METHODS
 from workbench.steering.sadi import SADI
 from workbench.steering.steer_vec import SteerVec
 from workbench.steering.style_data import PersonaExchanges, builtin_personas, persona_exchanges, read_exchanges
@@ -65,21 +66,6 @@ from workbench.steering.unit_scores import (
     select_units,
     sign_consistency,
     unit_frame,
-)
-
-METHODS: tuple[type[Steering], ...] = (
-    CriticalDimensionSteering,
-    ContrastiveAddition,
-    AUSteer,
-    ActAdd,
-    DirectionalAblation,
-    ITI,
-    SADI,
-    StyleHeads,
-    HeadAblation,
-    ActivationScaling,
-    SteerVec,
-    DynScalar,
 )
 
 __all__ = [

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.steering._base import Combination, Scope, Steering, SteeringError, Where, check_fit
+from workbench.steering.methods import METHODS
 
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 2
@@ -36,7 +37,7 @@ class Artefact:
 
 
 def save_steering(
-    path: Path,
+    path: str | Path,
     steering: Steering,
     model: HookedModel,
     *,
@@ -72,14 +73,15 @@ def save_steering(
     }
     header["digest"] = _digest(tensors, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
+    path = Path(path)
     temporary = path.with_suffix(path.suffix + ".tmp")
     save_file(tensors, temporary, metadata=metadata)
     temporary.replace(path)
 
 
-def load_steering(path: Path, model: HookedModel, kinds: tuple[type[Steering], ...]) -> Artefact:
+def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] = METHODS) -> Artefact:
     """Read a steering of one of `kinds`; raises `SteeringError` if the file is damaged, unknown or of another model."""
-    if not path.is_file():
+    if not Path(path).is_file():
         raise SteeringError(f"{path} does not exist; fit a steering and save it first")
     try:
         with safe_open(path, "pt") as file:
@@ -109,7 +111,7 @@ def load_steering(path: Path, model: HookedModel, kinds: tuple[type[Steering], .
     )
 
 
-def _intact_header(path: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _intact_header(path: str | Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The header of a file in which neither it nor a tensor was changed, without its digest."""
     try:
         header = json.loads(text)

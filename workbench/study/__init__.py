@@ -45,7 +45,7 @@ def run_study(
     seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
-    out: Path = Path("runs/study"),
+    out: str | Path = "runs/study",
     preset: str = "full",
 ) -> Path:
     """Find, label and steer the DCDs of a model over a corpus and write everything into the folder `out`.
@@ -54,7 +54,7 @@ def run_study(
     gives the same tables. Raises `ValueError` with one clear line for whatever cannot be done as asked.
     """
     chosen = None if domains is None else tuple(domains)
-    return perform(Settings(model, corpus, chosen, k, seed, device, dtype, preset), out)
+    return perform(Settings(model, corpus, chosen, k, seed, device, dtype, preset), Path(out))
 
 
 def perform(
