@@ -28,10 +28,12 @@ def test_counts_of_many_units_and_pairs_are_those_of_plain_comparison() -> None:
     """Two sites of more units than one block and a batch of more pairs than a byte can count; small integers tie."""
     generator, shape = torch.Generator().manual_seed(0), (2, BLOCK + 8)
 
-    def drawn(n_pairs: int) -> torch.Tensor:
-        return torch.randint(-1, 2, (2, n_pairs, shape[1]), generator=generator).float()
+    def drawn(n_pairs: int, always: int) -> torch.Tensor:
+        values = torch.randint(-1, 2, (2, n_pairs, shape[1]), generator=generator).float()
+        values[..., 5] = always
+        return values
 
-    batches = [(drawn(n), drawn(n)) for n in (258, 3)]
+    batches = [(drawn(n, 1), drawn(n, 0)) for n in (258, 3)]
     flips = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), size=(2, 261))
     positive, negative = (np.concatenate([batch[side].numpy() for batch in batches], axis=1) for side in (0, 1))
     *counts, maxima = count_signs(iter(batches), shape, flips=flips)

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy import stats
 
 from workbench.models import HookedModel
@@ -28,6 +28,7 @@ from workbench.steering._pairs import PairActivations, check_count, check_kind, 
 UnitKind = Literal["z", "mlp_raw", "resid_post"]
 Null = Literal["independent", "flips"]
 Choice = Literal["top", "bottom", "random"]
+Place = tuple[int, slice, slice]  # a site, all rows, a block of units
 BLOCK = 16_384  # units counted at a time: the activations of a batch then stay in the cache
 
 
@@ -124,42 +125,47 @@ def count_signs(
     """The counters behind `sign_consistency`, over batches of [site, pair, width]: larger, smaller, above zero in the
     positive and in the negative texts, and the largest count of any unit under each flip of labels (+1 or -1).
     """
-    counters = np.zeros((4, *shape), dtype=np.int64)
+    n_sites, width = shape
+    counters = np.zeros((n_sites, 4, width), dtype=np.int32)
     flipped, done = np.zeros((0 if flips is None else len(flips), *shape), dtype=np.float32), 0
-    blocks = [(site, slice(start, start + BLOCK)) for site in range(shape[0]) for start in range(0, shape[1], BLOCK)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    parts = [slice(start, start + BLOCK) for start in range(0, width, BLOCK)]
+    places = [(site, slice(None), part) for site in range(n_sites) for part in parts]
+    n_threads = torch.get_num_threads()
+    shares = [places[thread::n_threads] for thread in range(n_threads)]
+    with ThreadPoolExecutor(n_threads) as pool:
         for batch in stream:
             positive, negative = (values.cpu().float().numpy() for values in batch)
 
-            def count(place: tuple[int, slice], one: np.ndarray = positive, other: np.ndarray = negative) -> bool:
-                site, part = place
-                return _add_signs(counters[:, site, part], one[site, :, part], other[site, :, part])
+            def count(share: Sequence[Place], one: np.ndarray = positive, other: np.ndarray = negative) -> bool:
+                return all(_add_signs(counters[place], one[place], other[place]) for place in share)
 
-            if not all(pool.map(count, blocks)):
+            if not all(pool.map(count, shares)):
                 raise SteeringError(f"{source} gives NaN or infinite activations at these sites; load it in float32")
             n_pairs = positive.shape[1]
             if len(flipped):
                 assert flips is not None
                 flipped += np.tensordot(flips[:, done : done + n_pairs], np.sign(positive - negative), axes=(1, 1))
             done += n_pairs
-    doubled = counters[0] + counters[1] + np.abs(flipped).astype(np.int64)
-    return *counters, doubled.max(axis=(1, 2), initial=0) // 2
+    totals = counters.swapaxes(0, 1).astype(np.int64)
+    doubled = totals[0] + totals[1] + np.abs(flipped).astype(np.int64)
+    return *totals, doubled.max(axis=(1, 2), initial=0) // 2
 
 
 def _add_signs(
-    counters: Int64[np.ndarray, "4 width"],
+    counters: Int32[np.ndarray, "4 width"],
     positive: Float32[np.ndarray, "pair width"],
     negative: Float32[np.ndarray, "pair width"],
 ) -> bool:
     """Add the counts of one block of units, whose activations stay in the cache; False where one is not finite."""
-    flags, zero = np.empty(positive.shape, dtype=bool), np.float32(0)
-    narrow = np.uint8 if len(positive) <= 255 else np.int64
-    sides = ((positive, negative), (negative, positive), (positive, zero), (negative, zero))
-    for counter, (left, right) in zip(counters, sides, strict=True):
-        np.greater(left, right, out=flags)
-        counter += np.add.reduce(flags.view(np.uint8), axis=0, dtype=narrow)
-    with np.errstate(over="ignore", invalid="ignore"):  # a sum shows NaN and infinity, and is faster than isfinite
-        return math.isfinite(positive.sum() + negative.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        momentum = positive - negative
+    flags = np.empty((4, *momentum.shape), dtype=bool)
+    np.greater(momentum, 0, out=flags[0])
+    np.less(momentum, 0, out=flags[1])
+    np.greater(positive, 0, out=flags[2])
+    np.greater(negative, 0, out=flags[3])
+    counters += np.add.reduce(flags.view(np.uint8), axis=1, dtype=np.uint8 if len(positive) <= 255 else np.int32)
+    return math.isfinite(torch.from_numpy(momentum).sum())  # a sum shows NaN and infinity, and is faster than isfinite
 
 
 def _checked(sites: Sequence[Site]) -> tuple[Site, ...]:
