@@ -165,6 +165,7 @@ def place_labels(
     # A label in place blocks at most three of these heights, so that three per label always leave one free.
     heights = range(-16, -16 - 14 * 3 * len(x), -14)
     offsets = [(dx, dy) for dy in heights for dx in (0, 26, -26, 46, -46, 66, -66)]
+    offsets += [(dx, -2) for dx in (26, -26, 46, -46, 66, -66, 90, -90)]  # beside, where the panel is too low
     placed: list[tuple[float, float]] = []
     chosen = np.zeros((len(x), 2), dtype=int)
     for index in np.argsort(-y, kind="stable"):
@@ -175,7 +176,7 @@ def place_labels(
             is_inside = dx == 0 or label_width / 2 <= a <= panel_width - label_width / 2
             if is_inside and all(abs(a - c) >= label_width or abs(b - d) >= label_height for c, d in placed):
                 is_crossed = (np.abs(x[others] - a) < label_width / 2) & (y[others] > b - label_height)
-                excess = max(0.0, b + label_height / 2 - panel_height)
+                excess = max(0.0, b - panel_height)  # half a label fits between a panel and its name
                 free.append(((excess, bool(is_crossed.any())), dx, dy))
         _, dx, dy = min(free, key=lambda spot: spot[0], default=((0.0, True), *offsets[0]))
         placed.append((float(x[index] + dx), float(y[index] - dy)))
