@@ -134,6 +134,17 @@ def test_promoted_tokens_are_the_largest_entries_of_the_unembedding_row() -> Non
     assert list(suppressed) == model.token_texts(order[::-1][:3])
 
 
+def test_promoted_tokens_that_are_parts_of_characters_are_named_by_their_bytes() -> None:
+    model = load_model()
+    promoted, _ = model.promoted_tokens(0, n=model.hf_model.config.vocab_size)
+    assert not any("\ufffd" in text for text in promoted)
+    parts = {bytes.fromhex(text[1:-1]) for text in promoted if text.startswith("⟨")}
+    assert bytes([0xE2]) in parts
+    for part in parts:
+        with pytest.raises(UnicodeDecodeError):
+            part.decode()
+
+
 def test_fingerprint_follows_weights_and_ignores_loading_dtype(tmp_path: Path) -> None:
     tiny_model("llama").hf_model.config.save_pretrained(tmp_path)
     torch.manual_seed(0)

@@ -82,6 +82,8 @@ def _verdict(found: Verdict | None) -> str:
     evidence = [f"{found.share_first:.0%} of its magnitude at the first token"]
     if not math.isnan(found.auroc):
         evidence.append(f"AUROC of the domain {found.auroc:.2f} ({found.low:.2f} to {found.high:.2f}) on held-out text")
+    if not math.isnan(found.control_share):
+        evidence.append(f"{found.control_share:.0%} of control dimensions reach it")
     if not math.isnan(found.cost_zero):
         evidence.append(f"masked to zero: {number(found.cost_zero)} nats per token")
     return f"verdict: {found.verdict} ({'; '.join(evidence)})"

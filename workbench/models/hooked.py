@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GenerationConfig
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from workbench.records import Site, SiteKind, Tokens
 
@@ -53,6 +54,8 @@ class Call:
 
 
 HookFunction = Callable[[Tensor, Site, Call], Tensor | None]
+
+BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
 
 class HookedModel:
@@ -125,7 +128,7 @@ class HookedModel:
             unit[..., dimension] = 1.0
             logits = self.hf_model.get_output_embeddings()(self.bridge.ln_final(unit)).flatten().float()
         order = logits.argsort(descending=True)
-        texts = self.token_texts([*order[:n].tolist(), *order[-n:].flip(0).tolist()])
+        texts = [self._whole_text(index) for index in (*order[:n].tolist(), *order[-n:].flip(0).tolist())]
         return tuple(texts[:n]), tuple(texts[n:])
 
     def project_heads(self, z: Float[Tensor, "*rows width"], layer: int) -> Float[Tensor, "*rows d_model"]:
@@ -201,6 +204,15 @@ class HookedModel:
         piece = self.tokenizer.convert_ids_to_tokens(index)
         # SentencePiece decoders drop the blank of a first token, and a token alone is always first.
         return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
+
+    def _whole_text(self, index: int) -> str:
+        """The text of a token; where it is but a part of a character its bytes, such as ⟨e2 88⟩."""
+        text, piece = self._token_text(index), str(self.tokenizer.convert_ids_to_tokens(index))
+        if "\ufffd" not in text:
+            return text
+        if piece.startswith("<0x"):  # SentencePiece
+            return f"⟨{piece[3:-1].lower()}⟩"
+        return f"⟨{bytes(BYTES.get(sign, 0xFF) for sign in piece).hex(' ')}⟩"
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -327,11 +339,12 @@ class HookedModel:
         past = 0 if cache is None else cache.get_seq_length()
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.bool, device=ids.device)
-        positions = torch.where(mask.bool(), mask.long().cumsum(dim=1) - 1, -1)[:, past : past + length]
-        prompts = self._prompt_lengths
-        if prompts is None:
-            prompts = mask.long().sum(dim=1)
-        self._call = Call(positions, prompts.repeat_interleave(batch // len(prompts)))
+        mask, own = mask.long(), slice(past, past + length)
+        positions = (mask.cumsum(dim=1) * mask)[:, own] - 1
+        prompts = mask.sum(dim=1) if self._prompt_lengths is None else self._prompt_lengths
+        if len(prompts) != batch:
+            prompts = prompts.repeat_interleave(batch // len(prompts))
+        self._call = Call(positions, prompts)
 
     def run_with_cache(
         self, tokens: Tokens, names_filter: str | Sequence[str] | Callable[[str], bool] | None = None
