@@ -89,7 +89,7 @@ def test_neutral_damage_against_the_plain_model_and_the_batched_kl(model: Hooked
 def test_scores_elsewhere_need_tasks_of_different_names(model: HookedModel) -> None:
     items = tuple(TaskItem(text, text, "test", text) for text in TEXTS)
     task = PassageTask("p", ItemSet("p", items), lambda _: FittingData((), ()))
-    found = elsewhere(model, [task], "test")
+    (found,) = elsewhere(model, [task], "test")
     np.testing.assert_array_equal(found["p"].values["loss"], task.score(model, "test").values["loss"])
     with pytest.raises(TaskError, match="same name"):
         elsewhere(model, [task, task], "test")

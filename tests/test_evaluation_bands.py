@@ -1,5 +1,7 @@
 """Usable bands by hand, sizes of edits against their formula, and arms that are what they are called."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -27,12 +29,12 @@ def searched(threshold: float, *, top: float = np.inf, limit: float = 0.5) -> tu
         calls[0] += 1
         return strength**2
 
-    def effect(strength: float) -> Interval:
-        calls[1] += 1
-        low = 0.1 if threshold <= strength <= top else -0.1
-        return Interval(low + 0.2, low, low + 0.4, 9)
+    def effects(strengths: Sequence[float]) -> list[Interval]:
+        calls[1] += len(strengths)
+        lows = [0.1 if threshold <= strength <= top else -0.1 for strength in strengths]
+        return [Interval(low + 0.2, low, low + 0.4, 9) for low in lows]
 
-    return usable_band(kl, effect, limit=limit, higher_is_better=True, guess=0.1), calls
+    return usable_band(kl, effects, limit=limit, higher_is_better=True, guess=0.1), calls
 
 
 def test_the_band_reaches_from_the_first_shown_effect_to_the_limit() -> None:
@@ -57,8 +59,8 @@ def test_no_band_is_an_answer() -> None:
 
 
 def test_an_unwanted_effect_is_no_band() -> None:
-    def harm(strength: float) -> Interval:
-        return Interval(0.5, 0.4, 0.6, 9)
+    def harm(strengths: Sequence[float]) -> list[Interval]:
+        return [Interval(0.5, 0.4, 0.6, 9) for _ in strengths]
 
     band = usable_band(lambda strength: strength**2, harm, limit=0.5, higher_is_better=False)
     assert np.isnan(band.low)

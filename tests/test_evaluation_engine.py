@@ -55,11 +55,11 @@ class Counting:
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
 
-    def score(self, *args: object, **kwargs: object) -> Scores:
+    def score_stacked(self, *args: object, **kwargs: object) -> list[Scores]:
         self.counts[0] += 1
         if self.counts[0] == self.stop_at:
             raise StoppedError
-        return self.inner.score(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.inner.score_stacked(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def counted(prepared: Prepared, *, stop_at: int = 10**9) -> tuple[Prepared, list[int]]:
@@ -142,6 +142,21 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(
     finished, third = counted(prepared)
     run_prepared(finished, tmp_path / "broken", neutral())
     assert third[0] == 0
+
+
+def test_a_task_fitted_on_the_same_data_costs_the_same_and_is_chosen_by_its_own_scores(
+    model: HookedModel, outcomes: Outcomes, tmp_path: Path
+) -> None:
+    fitted = prepare(small_spec(), model, [contest()]).contests[0]
+    twin = dataclasses.replace(fitted, task=dataclasses.replace(fitted.task, name="twin", primary="accuracy"))  # pyright: ignore[reportArgumentType]
+    ready = prepare(small_spec(), model, [fitted, twin])
+    assert ready.data[0] == ready.data[1]
+    searched = run_prepared(ready, tmp_path / "run", neutral()).frames["settings"]
+    own, other = (searched[searched.task == name].reset_index(drop=True) for name in ("words", "twin"))
+    shared = ["arm", "draw", "setting", "strength", "kl", "reached", "in_norms", "in_sds"]
+    pd.testing.assert_frame_equal(own[shared], other[shared])
+    assert not np.allclose(own.tune.astype(float), other.tune.astype(float), equal_nan=True)
+    pd.testing.assert_frame_equal(own[shared], outcomes.frames["settings"][shared])
 
 
 def test_the_model_is_left_as_it_was(model: HookedModel, outcomes: Outcomes) -> None:

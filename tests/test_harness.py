@@ -68,8 +68,8 @@ def model() -> HookedModel:
 def accuracy_by_hand(model: HookedModel) -> float:
     hits = []
     for row in QUESTIONS:
-        scores = text_likelihoods(model, [(str(row["question"]), f" {text}") for text in row["choices"]])  # pyright: ignore[reportGeneralTypeIssues]
-        hits.append(int(np.argmax(scores)) == row["answer"])
+        pairs = [(str(row["question"]), f" {text}") for text in row["choices"]]  # pyright: ignore[reportGeneralTypeIssues]
+        hits.append(int(np.argmax(text_likelihoods(model, pairs)[0])) == row["answer"])
     return float(np.mean(hits))
 
 

@@ -1,12 +1,14 @@
 """Tasks against references computed from the plain model, judges against verdicts by hand, splits against leakage."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
 from tests.tiny import tiny_model
+from workbench.evaluation import metrics
 from workbench.evaluation.metrics import passage_losses, passage_tokens
 from workbench.evaluation.tasks import (
     FittingData,
@@ -33,6 +35,7 @@ from workbench.evaluation.tasks import (
     refusal_classifier,
     same_length,
 )
+from workbench.evaluation.tasks.base import score_parts
 from workbench.evaluation.tasks.questions import LETTERS, LetteredQuestion, dial_items
 from workbench.evaluation.tasks.running import continuations, next_token_scores, passage_means, text_likelihoods
 from workbench.models import HookedModel, load_model
@@ -86,18 +89,18 @@ def by_hand(model: HookedModel, prompt: str, text: str) -> list[float]:
 
 def test_likelihoods_of_a_padded_batch_are_those_of_the_plain_model_row_by_row(model: HookedModel) -> None:
     expected = [sum(by_hand(model, *pair)) for pair in PAIRS]
-    np.testing.assert_allclose(text_likelihoods(model, PAIRS), expected, rtol=1e-4)
+    np.testing.assert_allclose(text_likelihoods(model, PAIRS)[0], expected, rtol=1e-4)
 
 
 def test_likelihoods_tell_position_rules_where_the_prompt_ends(model: HookedModel) -> None:
     push = ContrastiveAddition(torch.linspace(-3, 3, 16), 0)
     n_prompt = int(model.tokenize(["a cell of the"]).lengths[0])
     with steer(model, push, 1.0, "last_prompt"):
-        found = text_likelihoods(model, PAIRS[1:2])
+        found = text_likelihoods(model, PAIRS[1:2])[0]
     with steer(model, push, 1.0, (n_prompt - 1,)):
-        expected = text_likelihoods(model, PAIRS[1:2])
+        expected = text_likelihoods(model, PAIRS[1:2])[0]
     assert found == pytest.approx(expected)
-    assert found != pytest.approx(text_likelihoods(model, PAIRS[1:2]))
+    assert found != pytest.approx(text_likelihoods(model, PAIRS[1:2])[0])
 
 
 def test_next_token_scores_are_the_plain_models(model: HookedModel) -> None:
@@ -105,7 +108,7 @@ def test_next_token_scores_are_the_plain_models(model: HookedModel) -> None:
     with torch.inference_mode():
         rows = [model.hf_model(model.tokenize([prompt]).ids).logits[0, -1] for prompt, _ in PAIRS]
     expected = torch.stack(rows).double().log_softmax(-1)[:, tokens].numpy()
-    scores = next_token_scores(model, [prompt for prompt, _ in PAIRS], tokens)
+    scores = next_token_scores(model, [prompt for prompt, _ in PAIRS], tokens)[0]
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
@@ -116,19 +119,52 @@ def test_passage_means_agree_with_passage_losses(has_bos: bool) -> None:
     n_tokens = 3
     # passage_losses counts positions from BOS, or from the first token: n_tokens predictions either way.
     expected = passage_losses(model, passage_tokens(model, texts, n_tokens=n_tokens), [(None, 0.0)])[0]
-    np.testing.assert_allclose(passage_means(model, texts, n_tokens=n_tokens), expected, rtol=1e-4)
+    np.testing.assert_allclose(passage_means(model, texts, n_tokens=n_tokens)[0], expected, rtol=1e-4)
 
 
 def test_a_context_changes_the_losses_but_not_which_tokens_count(model: HookedModel) -> None:
-    found = passage_means(model, ["a cell of the river"], n_tokens=3, context="the court shall")
+    found = passage_means(model, ["a cell of the river"], n_tokens=3, context="the court shall")[0]
     assert found[0] == pytest.approx(-np.mean(by_hand(model, "the court shall", " a cell of")), rel=1e-4)
 
 
 def test_continuations_of_a_batch_are_those_of_each_prompt_alone(model: HookedModel) -> None:
     prompts = ["the court shall", "a", "it was the river and a cell"]
-    together = continuations(model, prompts, n_tokens=6)
-    assert together == [continuations(model, [prompt], n_tokens=6)[0] for prompt in prompts]
+    (together,) = continuations(model, prompts, n_tokens=6)
+    assert together == [continuations(model, [prompt], n_tokens=6)[0][0] for prompt in prompts]
     assert [len(ids) for ids in together] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("name", ["passages", "questions", "writing"])
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_scores_side_by_side_are_those_under_each_steering_alone(
+    model: HookedModel, name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "LOGITS_BYTES", rows * 4 * 10 * model.vocabulary_size)
+    prompts = ("the court shall", "a", "it was the river and")
+    items = tuple(item(p, prompt=p, answers=(" cell", " x"), distractors=(" sum of a",)) for p in prompts)
+    held = ItemSet(name, items)
+    letters = [LetteredQuestion(one.name, f"{one.prompt} x or y", 0, 2) for one in items]
+    judge = FunctionJudge(Metric("words", "words", higher_is_better=True), lambda prompt, text: float(len(set(text))))
+    lettered = QuestionTask(name, held, no_data, lettered=tuple(letters), per_token=True)
+    monkeypatch.setattr(QuestionTask, "_letters", lambda self, model: [17, 18])
+    passages = ItemSet(name, tuple(item(p, prompt=f"{p} it was") for p in prompts))
+    task = {
+        "passages": PassageTask(name, passages, no_data),
+        "questions": lettered,
+        "writing": WritingTask(name, held, judge, no_data, n_tokens=5),
+    }[name]
+    pushes = [ContrastiveAddition(torch.linspace(-3, 3, 16) * sign, layer) for sign, layer in ((1, 0), (-1, 2))]
+    parts = [(None, 0.0), (pushes[0], 1.0), (pushes[1], 2.0), (pushes[0], 3.0)]
+    scope = "all_but_first" if name == "passages" else "from_last_prompt"
+    together = score_parts(task, model, "test", parts, scope)
+    for scores, (push, strength) in zip(together, parts, strict=True):
+        with nullcontext() if push is None else steer(model, push, strength, scope):
+            alone = task.score(model, "test")
+        assert (scores.names, scores.texts) == (alone.names, alone.texts)
+        for metric, values in alone.values.items():
+            np.testing.assert_allclose(scores.values[metric], values, rtol=1e-4)
+    first = task.metrics[-1].name
+    assert len({str(scores.values[first].round(3)) for scores in together}) > 2
 
 
 # --- items ------------------------------------------------------------------------------------------------------------

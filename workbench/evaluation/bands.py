@@ -43,13 +43,13 @@ class Band:
 
 def usable_band(
     kl: Callable[[float], float],
-    effect: Callable[[float], Interval],
+    effects: Callable[[Sequence[float]], Sequence[Interval]],
     *,
     limit: float,
     higher_is_better: bool,
     guess: float = 1.0,
 ) -> Band:
-    """Search the band of one steering; `kl(strength)` and `effect(strength)` each count as one evaluation.
+    """Search the band of one steering; one evaluation is `kl(strength)`, or one of the strengths given to `effects`.
 
     KL between the tried strengths is interpolated in logarithms. The band is contiguous: it ends at the first strength
     of the ladder, counted from above, that no longer shows the effect; where the top does not, it starts lower.
@@ -58,12 +58,14 @@ def usable_band(
     count = len(search.points)
     points: list[BandPoint] = []
 
-    def measure(strength: float) -> bool:
-        points.append(BandPoint(strength, _between(search.points, strength), effect(strength)))
-        return _is_shown(points[-1].effect, higher_is_better)
+    def measure(strengths: Sequence[float]) -> list[bool]:
+        found = effects(strengths)
+        for strength, effect in zip(strengths, found, strict=True):
+            points.append(BandPoint(strength, _between(search.points, strength), effect))
+        return [_is_shown(effect, higher_is_better) for effect in found]
 
     ladder = [search.strength / 2**step for step in range(N_LADDER)]
-    shown = [measure(strength) for strength in ladder]
+    shown = measure(ladder)
     note = search.problem
     if not any(shown):
         words = f"no tried strength below KL {limit:g} shows the effect"
@@ -77,7 +79,7 @@ def usable_band(
         below = ladder[last + 1]
         for _ in range(N_REFINE):
             middle = math.sqrt(low * below)
-            low, below = (middle, below) if measure(middle) else (low, middle)
+            low, below = (middle, below) if measure([middle])[0] else (low, middle)
     return Band(low, ladder[first], _by_strength(points), count + len(points), note)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from workbench.evaluation.cells import CellKey, CellStore, open_store
 from workbench.evaluation.damage import N_WRITTEN, openings
 from workbench.evaluation.damage_table import damages
-from workbench.evaluation.engine import facts_of, run_cells
+from workbench.evaluation.engine import facts_of, ground_of, run_cells
 from workbench.evaluation.entrants import Contest, make_bench
 from workbench.evaluation.metrics import NeutralText, Part
 from workbench.evaluation.planning import Plan, make_plan
@@ -71,12 +71,29 @@ def run_prepared(
         if progress is not None:
             progress(n_done, n_cells)
 
+    twins, kept = _twins(prepared), {}
     for contest, data in zip(prepared.contests, prepared.data, strict=True):
-        own = [key for key in prepared.plan.cells if key.task == contest.task.name]
-        run_cells(bench, contest, data, own, on_cell=count)
+        name = contest.task.name
+        grounds = kept.get(twins.get(name, name))
+        if grounds is None:
+            grounds = {seed: ground_of(bench, contest, data, seed) for seed in prepared.spec.seeds}
+        if name in twins.values():
+            kept[name] = grounds
+        own = [key for key in prepared.plan.cells if key.task == name]
+        run_cells(bench, contest, grounds, own, twin=twins.get(name, ""), on_cell=count)
     outcomes = tabulate(prepared, store)
     write_tables(outcomes, folder)
     return outcomes
+
+
+def _twins(prepared: Prepared) -> dict[str, str]:
+    """For every task that is fitted on the same data as an earlier one, that one: the same edits cost the same."""
+    first: dict[tuple[FittingData, str], str] = {}
+    names = [
+        (contest.task.name, first.setdefault((data, contest.pooling), contest.task.name))
+        for contest, data in zip(prepared.contests, prepared.data, strict=True)
+    ]
+    return {name: twin for name, twin in names if name != twin}
 
 
 def tabulate(prepared: Prepared, store: CellStore) -> Outcomes:

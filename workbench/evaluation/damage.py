@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.evaluation.metrics import NeutralText, Part, is_repetitive
-from workbench.evaluation.tasks.base import Scores, Task, TaskError
+from workbench.evaluation.metrics import PLAIN, NeutralText, Part, is_repetitive
+from workbench.evaluation.tasks.base import Scores, Task, TaskError, score_parts
 from workbench.evaluation.tasks.running import continued_losses
 from workbench.models import HookedModel
 from workbench.records import Split
@@ -175,16 +175,24 @@ def neutral_damage(
 
 
 def elsewhere(
-    model: HookedModel, tasks: Sequence[Task], split: Split, *, n: int | None = None, seed: int = 0
-) -> Mapping[str, Scores]:
-    """Scores on the other domains' tasks, as the model stands; call it under steering and without, and compare.
+    model: HookedModel,
+    tasks: Sequence[Task],
+    split: Split,
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+) -> list[dict[str, Scores]]:
+    """Scores on the other domains' tasks under every part, by the name of the task.
 
     The names of items say which belong together. Raises for tasks of the same name.
     """
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise TaskError("two of the other tasks have the same name; pass each task once")
-    return {task.name: task.score(model, split, n=n, seed=seed) for task in tasks}
+    rows = [score_parts(task, model, split, parts, scope, n=n, seed=seed) for task in tasks]
+    return [{name: row[index] for name, row in zip(names, rows, strict=True)} for index in range(len(parts))]
 
 
 def elsewhere_values(found: Mapping[str, Scores], tasks: Sequence[Task]) -> Values:

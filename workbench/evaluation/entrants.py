@@ -1,7 +1,7 @@
 """Who takes part in a comparison: the tasks, what all of them share, and one arm with what is fitted for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,13 +9,12 @@ import numpy as np
 from workbench.evaluation.arm_kinds import ArmKind
 from workbench.evaluation.cells import CellStore
 from workbench.evaluation.damage import openings
-from workbench.evaluation.methods import Ground, Variant, fit_arm
+from workbench.evaluation.methods import Ground, Variant
 from workbench.evaluation.metrics import NeutralText
 from workbench.evaluation.spec import Spec, SpecError
 from workbench.evaluation.tasks.base import Metric, Scores, Task
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Prompt, Split
-from workbench.steering import steer
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +46,10 @@ class Bench:
     neutral: NeutralText
     openings: tuple[str, ...]
 
+    def n_items(self, split: Split) -> int:
+        """How many items of a split are scored at most."""
+        return self.spec.sizes.n_tune if split == "tune" else self.spec.sizes.n_test
+
 
 def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequence[Prompt]) -> Bench:
     """Take the neutral text of a comparison; which passages is settled by the first seed."""
@@ -60,7 +63,7 @@ def make_bench(model: HookedModel, spec: Spec, store: CellStore, neutral: Sequen
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """One arm (one draw) on one task with one seed; what is fitted is kept, by number of units, while its cells run."""
+    """One arm (one draw) on one task with one seed; `twin` names an earlier task that is fitted on the same data."""
 
     bench: Bench
     contest: Contest
@@ -68,7 +71,7 @@ class Entrant:
     arm: ArmKind
     draw: int
     seed: int
-    fitted: dict[int, dict[str, Variant]] = field(default_factory=dict)
+    twin: str = ""
 
     @property
     def metric(self) -> Metric:
@@ -78,19 +81,8 @@ class Entrant:
     def variants(self, kind: BudgetKind, level: float) -> dict[str, Variant]:
         """All settings, fitted; at a budget of coordinates with that many units. Raises `ValueError` if impossible."""
         k = int(level) if kind == "coordinates" else self.bench.spec.k
-        if k not in self.fitted:
-            found = fit_arm(self.arm.name, self.ground, k=k, draw=self.draw)
-            self.fitted[k] = {variant.setting: variant for variant in found}
-        return self.fitted[k]
-
-    def score(self, split: Split, variant: Variant, strength: float) -> Scores:
-        with steer(self.bench.model, variant.steering, strength, variant.scope):
-            return self._plain(self.contest.task, split)
+        return {variant.setting: variant for variant in self.ground.fitted(self.arm.name, k, self.draw)}
 
     def baseline(self, split: Split, *, is_prompted: bool = False) -> Scores:
-        return self._plain(self.contest.task.prompted() if is_prompted else self.contest.task, split)
-
-    def _plain(self, task: Task, split: Split) -> Scores:
-        sizes = self.bench.spec.sizes
-        limit = sizes.n_tune if split == "tune" else sizes.n_test
-        return task.score(self.bench.model, split, n=limit, seed=self.seed)
+        task = self.contest.task.prompted() if is_prompted else self.contest.task
+        return task.score(self.bench.model, split, n=self.bench.n_items(split), seed=self.seed)

@@ -141,7 +141,7 @@ class _Exam:
     def unmasked(self, questions: Sequence[LetteredQuestion]) -> float:
         """Accuracy of the model as it is."""
         tokens = _letter_tokens(self.model, questions, self.lead)
-        scores = next_token_scores(self.model, [question.prompt for question in questions], tokens)
+        scores = next_token_scores(self.model, [question.prompt for question in questions], tokens)[0]
         return float(_judged(scores[None], questions)[0].mean())
 
 

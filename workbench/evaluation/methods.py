@@ -1,7 +1,7 @@
 """How every arm of a comparison is fitted; directions point from what is not wanted to what is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -39,8 +39,6 @@ from workbench.steering import (
 
 Item = TypeVar("Item")
 WANTED, OTHER = "wanted", "other"
-DIAL_OBJECTIVE = Objective(steps=60)
-N_DIAL_ITEMS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +52,10 @@ class Variant:
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What all arms of a task are fitted on: the model, the data, the layers searched, the number of units, a seed."""
+    """What all arms of a task are fitted on: the model, the data, the layers searched, the number of units, a seed.
+
+    At most `n_fit` texts of each side are fitted on; dials learn from `n_dial` prompts in `dial_steps` steps.
+    """
 
     model: HookedModel
     data: FittingData
@@ -64,6 +65,9 @@ class Ground:
     pooling: Literal["mean", "last"]
     scope: Scope
     n_fit: int
+    n_dial: int = 32
+    dial_steps: int = 60
+    fits: dict[tuple[str, int, int], list[Variant]] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> PooledRows:
@@ -95,7 +99,11 @@ class Ground:
 
     @cached_property
     def dial_items(self) -> tuple[DialItem, ...]:
-        return tuple(self._some(self.data.dial_items)[:N_DIAL_ITEMS])
+        return tuple(self._some(self.data.dial_items)[: self.n_dial])
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(steps=self.dial_steps)
 
     def dimensions(self, k: int, selection: Selection = "magnitude") -> tuple[int, ...]:
         """The domain-critical dimensions of the wanted texts; raises where the selection is empty."""
@@ -105,6 +113,12 @@ class Ground:
         if not chosen:
             raise ValueError("no dimension is active in 30 % more of the wanted texts than of the others")
         return chosen
+
+    def fitted(self, arm: str, k: int, draw: int) -> list[Variant]:
+        """All settings of an arm, fitted once; raises `ValueError` with the reason where the data do not allow it."""
+        if (arm, k, draw) not in self.fits:
+            self.fits[arm, k, draw] = fit_arm(arm, self, k=k, draw=draw)
+        return self.fits[arm, k, draw]
 
     def draw(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, 7])
@@ -205,16 +219,16 @@ def _style_heads(ground: Ground, k: int, draw: int) -> AtLayer:
 
 def _activation_scaling(ground: Ground, k: int, draw: int) -> AtLayer:
     items = same_length(ground.model, ground.dial_items)
-    return lambda layer: ActivationScaling.fit(ground.model, items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+    return lambda layer: ActivationScaling.fit(ground.model, items, layers=[layer], objective=ground.objective)[0]
 
 
 def _steer_vec(ground: Ground, k: int, draw: int) -> AtLayer:
     items = same_length(ground.model, ground.dial_items)
-    return lambda layer: SteerVec.fit(ground.model, items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+    return lambda layer: SteerVec.fit(ground.model, items, layers=[layer], objective=ground.objective)[0]
 
 
 def _dyn_scalar(ground: Ground, k: int, draw: int) -> AtLayer:
-    return lambda layer: DynScalar.fit(ground.model, ground.dial_items, layers=[layer], objective=DIAL_OBJECTIVE)[0]
+    return lambda layer: DynScalar.fit(ground.model, ground.dial_items, layers=[layer], objective=ground.objective)[0]
 
 
 def _iti(ground: Ground, k: int) -> list[Variant]:

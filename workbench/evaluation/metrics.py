@@ -5,7 +5,7 @@ the large object here, so passages and steerings are cut into passes of at most 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from workbench.models import HookedModel
 from workbench.records import Site, Tokens
-from workbench.steering import Scope, Steering, SteeringHandle, Where, steer
+from workbench.steering import Scope, Steering, Where, steer
 
 LOGITS_BYTES = 128 * 2**20  # float32 logits of one forward pass
 REFERENCE_BYTES = 512 * 2**20  # unsteered log-probabilities that are kept instead of computed again
 GENERATION_ROWS = 256  # rows of one call of generate
-Part = tuple[Steering | None, float]  # a steering, or None for the unsteered model, and its strength
+Part = tuple[Steering | None, float]  # a steering, or None for the model as it stands, and its strength
+PLAIN: tuple[Part, ...] = ((None, 0.0),)
 
 
 @final
@@ -72,16 +73,20 @@ def stacked_logits(
         ids, mask = tokens.ids[passages], tokens.mask[passages]
         for first in range(0, len(parts), n_parts):
             chosen = tuple(parts[first : first + n_parts])
-            batch = Tokens(ids.repeat(len(chosen), 1), mask.repeat(len(chosen), 1))
-            with _steered(model, StackedSteering(chosen, len(ids)), scope):
+            with stacked(model, Tokens(ids, mask), chosen, scope) as batch:
                 logits = model.logits(batch)
             yield slice(first, first + len(chosen)), passages, logits.unflatten(0, (len(chosen), len(ids)))
 
 
-def _steered(
-    model: HookedModel, steering: StackedSteering, scope: Scope | Where
-) -> AbstractContextManager[SteeringHandle | None]:
-    return steer(model, steering, 1.0, scope) if steering.sites else nullcontext()
+@contextmanager
+def stacked(model: HookedModel, tokens: Tokens, parts: Sequence[Part], scope: Scope | Where) -> Iterator[Tokens]:
+    """The batch once for every part, one below the other, while each part acts on its own rows.
+
+    Where no part steers, the model is left as it stands.
+    """
+    n_parts, steering = len(parts), StackedSteering(tuple(parts), len(tokens.ids))
+    with steer(model, steering, 1.0, scope) if steering.sites else nullcontext():
+        yield Tokens(tokens.ids.repeat(n_parts, 1), tokens.mask.repeat(n_parts, 1))
 
 
 def token_losses(
@@ -205,8 +210,7 @@ def generate_stacked(
     result: list[list[list[int]]] = []
     for first in range(0, len(parts), n_parts):
         chosen = tuple(parts[first : first + n_parts])
-        batch = Tokens(prompts.ids.repeat(len(chosen), 1), prompts.mask.repeat(len(chosen), 1))
-        with _steered(model, StackedSteering(chosen, n_rows), scope):
+        with stacked(model, prompts, chosen, scope) as batch:
             rows = model.generate(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         result += [rows[index * n_rows : (index + 1) * n_rows] for index in range(len(chosen))]
     return result

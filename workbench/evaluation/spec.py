@@ -99,8 +99,9 @@ class BudgetSpec:
 class SizeSpec:
     """How much text is run; `n_layers` layers spread over the depth are searched, in every arm alike.
 
-    `n_fit` texts (or pairs) of each side are fitted on. `n_random` draws of k dimensions, `n_drawn` of noise and of
-    shuffled labels. `curves` asks for strength curves with usable bands.
+    `n_fit` texts (or pairs) of each side are fitted on; methods with a dial learn from `n_dial` prompts in `dial_steps`
+    steps. `n_random` draws of k dimensions, `n_drawn` of noise and of shuffled labels. `curves` asks for strength
+    curves with usable bands.
     """
 
     n_neutral: int = 12
@@ -108,6 +109,8 @@ class SizeSpec:
     n_tune: int = 24
     n_test: int = 60
     n_fit: int = 96
+    n_dial: int = 32
+    dial_steps: int = 60
     n_layers: int = 3
     layers: tuple[int, ...] = ()
     n_random: int = 5

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.models import Call, HookedModel
@@ -34,13 +34,31 @@ def edit_size(
 
     Head outputs count as what they write through the output projection. Raises if the scope edits no token.
     """
+    return edit_sizes(model, [steering], tokens, scope)[0]
+
+
+def edit_sizes(
+    model: HookedModel, steerings: Sequence[Steering], tokens: Tokens, scope: Scope | Where = "all_but_first"
+) -> list[EditSize]:
+    """The sizes of several edits from one pass over the text; as `edit_size`."""
     scope = scope if isinstance(scope, Scope) else Scope(scope)
-    layers = sorted({site.layer for site in steering.sites})
-    values = _captured(model, tokens, [*steering.sites, *model.residual_sites(layers)])
-    call = Call(tokens.positions, tokens.lengths)
-    edited, real = scope.mask(call), tokens.positions >= 1
+    sites = sorted({site for steering in steerings for site in steering.sites})
+    layers = sorted({site.layer for site in sites})
+    edited = scope.mask(Call(tokens.positions, tokens.lengths))
     if not bool(edited.any()):
         raise ValueError("the scope edits no token of the neutral text, so the edit has no size; use another scope")
+    values = _captured(model, tokens, list(dict.fromkeys([*sites, *model.residual_sites(layers)])))
+    return [_size(model, steering, values, tokens, edited) for steering in steerings]
+
+
+def _size(
+    model: HookedModel,
+    steering: Steering,
+    values: Mapping[Site, Float[Tensor, "batch pos width"]],
+    tokens: Tokens,
+    edited: Bool[Tensor, "batch pos"],
+) -> EditSize:
+    real = tokens.positions >= 1
     squares, moved, n_coordinates = 0.0, [], 0
     for site in steering.sites:
         x = values[site]

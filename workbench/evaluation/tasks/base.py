@@ -6,15 +6,17 @@ Methods are fitted on *identify* alone, strength and layer are chosen on *tune*,
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
+from workbench.evaluation.metrics import Part
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Pair, Split
-from workbench.steering import DialItem, Exchange
+from workbench.steering import DialItem, Exchange, Scope, Where, steer
 
 
 class TaskError(ValueError):
@@ -135,6 +137,44 @@ class Task(Protocol):
         Raises `TaskError` where the task has no words for it.
         """
         ...
+
+
+@runtime_checkable
+class StackedTask(Task, Protocol):
+    """A task that can be scored under several steerings side by side, which is faster than one after the other."""
+
+    def score_stacked(
+        self,
+        model: HookedModel,
+        split: Split,
+        parts: Sequence[Part],
+        scope: Scope | Where,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+    ) -> list[Scores]:
+        """The scores of the same items under every part: a steering with its strength, or the model as it stands."""
+        ...
+
+
+def score_parts(
+    task: Task,
+    model: HookedModel,
+    split: Split,
+    parts: Sequence[Part],
+    scope: Scope | Where,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+) -> list[Scores]:
+    """Scores of a task under every part: side by side where the task can, else one part after the other."""
+    if isinstance(task, StackedTask):
+        return task.score_stacked(model, split, parts, scope, n=n, seed=seed)
+    found = []
+    for steering, strength in parts:
+        with nullcontext() if steering is None else steer(model, steering, strength, scope):
+            found.append(task.score(model, split, n=n, seed=seed))
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Domain loss: how well the model predicts held-out passages of a domain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from workbench.evaluation.metrics import PLAIN, Part
 from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import passage_means
 from workbench.models import HookedModel
 from workbench.records import Split
+from workbench.steering import Scope, Where
 
 LOSS = Metric("loss", "nats per token", higher_is_better=False, bounds=(0.0, float("inf")))
 
@@ -39,9 +41,22 @@ class PassageTask:
         return self.data(model)
 
     def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
+        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
+
+    def score_stacked(
+        self,
+        model: HookedModel,
+        split: Split,
+        parts: Sequence[Part],
+        scope: Scope | Where,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+    ) -> list[Scores]:
         items = self.item_set.sample(split, n, seed)
-        losses = passage_means(model, [item.prompt for item in items], n_tokens=self.n_tokens, context=self.context)
-        return Scores.of(items, {LOSS.name: losses})
+        texts = [item.prompt for item in items]
+        losses = passage_means(model, texts, parts, scope, n_tokens=self.n_tokens, context=self.context)
+        return [Scores.of(items, {LOSS.name: row}) for row in losses]
 
     def prompted(self) -> "PassageTask":
         if not self.request:

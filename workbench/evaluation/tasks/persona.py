@@ -68,7 +68,7 @@ def _fitting(task: WritingTask) -> Callable[[HookedModel], FittingData]:
         middle = sum(metric.bounds) / 2
         sides: list[dict[str, str]] = []
         for items, is_told in ((list(first.values()), True), (plain, False)):
-            written = write(model, items, n_tokens=task.n_tokens, temperature=task.temperature)
+            written = write(model, items, n_tokens=task.n_tokens, temperature=task.temperature)[0]
             verdicts = task.judge(written)[metric.name]
             kept = [
                 one

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from workbench.behaviours import log_odds
+from workbench.evaluation.metrics import PLAIN, Part
 from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import first_tokens, next_token_scores, text_ids, text_likelihoods
 from workbench.models import HookedModel
 from workbench.records import Pair, Split
-from workbench.steering import DialItem
+from workbench.steering import DialItem, Scope, Where
 
 ACCURACY = Metric("accuracy", "fraction", higher_is_better=True, bounds=(0.0, 1.0))
 LOG_ODDS = Metric("log odds", "nats", higher_is_better=True)
@@ -82,14 +83,35 @@ class QuestionTask:
         return self.data(model)
 
     def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
+        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
+
+    def score_stacked(
+        self,
+        model: HookedModel,
+        split: Split,
+        parts: Sequence[Part],
+        scope: Scope | Where,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+    ) -> list[Scores]:
         items = self.item_set.sample(split, n, seed)
-        odds, is_right = _compare(model, items, per_token=self.per_token)
-        values = {ACCURACY.name: is_right, LOG_ODDS.name: odds}
+        pairs = [(item.prompt, text) for item in items for text in (*item.answers, *item.distractors)]
+        likelihoods = text_likelihoods(model, pairs, parts, scope)
+        if self.per_token:
+            likelihoods = likelihoods / np.array([len(text_ids(model, text)) for _, text in pairs])
+        values = [_compare(items, row) for row in likelihoods]
         if self.lettered:
             letters = {question.name: question for question in self.lettered}
-            chosen, shares = _letters(model, [letters[item.name] for item in items], self.letter_lead)
-            values |= {LETTER.name: chosen, LETTER_PROBABILITY.name: shares}
-        return Scores.of(items, {metric.name: values[metric.name] for metric in self.metrics})
+            questions = [letters[item.name] for item in items]
+            rows = next_token_scores(model, [one.prompt for one in questions], self._letters(model), parts, scope)
+            values = [found | _letter_values(questions, row) for found, row in zip(values, rows, strict=True)]
+        return [Scores.of(items, {metric.name: found[metric.name] for metric in self.metrics}) for found in values]
+
+    def _letters(self, model: HookedModel) -> list[int]:
+        """The tokens of as many letters as any question offers."""
+        most = max(question.n_choices for question in self.lettered)
+        return first_tokens(model, [f"{self.letter_lead}{letter}" for letter in LETTERS[:most]]).tolist()
 
     def prompted(self) -> "QuestionTask":
         if not self.prompted_items:
@@ -103,14 +125,8 @@ class QuestionTask:
         )
 
 
-def _compare(
-    model: HookedModel, items: Sequence[TaskItem], *, per_token: bool
-) -> tuple[Float64[np.ndarray, "item"], Float64[np.ndarray, "item"]]:
-    """Log-odds of the answers, and whether the likeliest text is an answer."""
-    pairs = [(item.prompt, text) for item in items for text in (*item.answers, *item.distractors)]
-    scores = text_likelihoods(model, pairs)
-    if per_token:
-        scores = scores / np.array([len(text_ids(model, text)) for _, text in pairs])
+def _compare(items: Sequence[TaskItem], scores: Float64[np.ndarray, "text"]) -> dict[str, Float64[np.ndarray, "item"]]:
+    """Whether the likeliest text is an answer, and the log-odds of the answers; texts stand item by item."""
     odds, is_right, start = [], [], 0
     for item in items:
         middle, end = start + len(item.answers), start + len(item.answers) + len(item.distractors)
@@ -118,22 +134,19 @@ def _compare(
         odds.append(log_odds(float(np.logaddexp.reduce(right)), wrong.tolist()))
         is_right.append(float(right.max() > wrong.max()))
         start = end
-    return np.array(odds), np.array(is_right)
+    return {ACCURACY.name: np.array(is_right), LOG_ODDS.name: np.array(odds)}
 
 
-def _letters(
-    model: HookedModel, questions: Sequence[LetteredQuestion], lead: str
-) -> tuple[Float64[np.ndarray, "item"], Float64[np.ndarray, "item"]]:
+def _letter_values(
+    questions: Sequence[LetteredQuestion], scores: Float64[np.ndarray, "question letter"]
+) -> dict[str, Float64[np.ndarray, "question"]]:
     """Whether the right letter has the largest score, and its share among the letters offered."""
-    most = max(question.n_choices for question in questions)
-    tokens = first_tokens(model, [f"{lead}{letter}" for letter in LETTERS[:most]]).tolist()
-    scores = next_token_scores(model, [question.prompt for question in questions], tokens)
     chosen, shares = [], []
     for row, question in zip(scores, questions, strict=True):
         offered, index = row[: question.n_choices], question.answer
         chosen.append(float(offered[index] > np.delete(offered, index).max()))
         shares.append(float(np.exp(offered[index] - np.logaddexp.reduce(offered))))
-    return np.array(chosen), np.array(shares)
+    return {LETTER.name: np.array(chosen), LETTER_PROBABILITY.name: np.array(shares)}
 
 
 def answer_pairs(items: Sequence[TaskItem]) -> tuple[Pair, ...]:

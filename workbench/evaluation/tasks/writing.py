@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from workbench.evaluation.classifier import DomainClassifier
-from workbench.evaluation.metrics import is_repetitive
+from workbench.evaluation.metrics import PLAIN, Part, is_repetitive
 from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import Split
+from workbench.steering import Scope, Where
 
 MINIMUM_WORDS = 3
 
@@ -142,8 +143,23 @@ class WritingTask:
         return self.data(model)
 
     def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
+        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
+
+    def score_stacked(
+        self,
+        model: HookedModel,
+        split: Split,
+        parts: Sequence[Part],
+        scope: Scope | Where,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+    ) -> list[Scores]:
         items = self.item_set.sample(split, n, seed)
-        written = write(model, items, n_tokens=self.n_tokens, seed=seed, temperature=self.temperature)
+        options = {"n_tokens": self.n_tokens, "seed": seed, "temperature": self.temperature}
+        return [self._judged(items, written) for written in write(model, items, parts, scope, **options)]
+
+    def _judged(self, items: Sequence[TaskItem], written: Sequence[Written]) -> Scores:
         values = self.judge(written)
         for metric in self.metrics:
             _check_verdicts(self.name, metric, values, len(items))
@@ -157,12 +173,21 @@ class WritingTask:
 
 
 def write(
-    model: HookedModel, items: Sequence[TaskItem], *, n_tokens: int, seed: int = 0, temperature: float = 0.0
-) -> list[Written]:
-    """Continuations of the prompts of the items, in their order."""
+    model: HookedModel,
+    items: Sequence[TaskItem],
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    n_tokens: int,
+    seed: int = 0,
+    temperature: float = 0.0,
+) -> list[list[Written]]:
+    """Continuations of the prompts of the items, in their order, under every part."""
     prompts = [item.prompt for item in items]
-    rows = continuations(model, prompts, n_tokens=n_tokens, seed=seed, temperature=temperature)
-    return [Written(item, model.decode(ids), tuple(ids)) for item, ids in zip(items, rows, strict=True)]
+    texts = continuations(model, prompts, parts, scope, n_tokens=n_tokens, seed=seed, temperature=temperature)
+    return [
+        [Written(item, model.decode(ids), tuple(ids)) for item, ids in zip(items, rows, strict=True)] for rows in texts
+    ]
 
 
 def _check_verdicts(task: str, metric: Metric, values: Mapping[str, Float64[np.ndarray, "item"]], n_items: int) -> None:
