@@ -188,7 +188,7 @@ def auroc_interval(
 
 
 def detector_frame(detectors: Sequence[Detector]) -> pd.DataFrame:
-    """One row per detector; tokens and words joined by spaces, line breaks written as ⏎."""
+    """One row per detector; tokens and words joined by spaces, line breaks written as ↵."""
     names = ["domain", "layer", "dimension", "end", "label", "auroc", "low", "high", "n_tokens"]
     rows = [
         [
@@ -203,7 +203,7 @@ def detector_frame(detectors: Sequence[Detector]) -> pd.DataFrame:
 
 
 def _joined(tokens: Sequence[str]) -> str:
-    return " ".join(re.sub(r"[\r\n]", "⏎", token).strip(" ") or "␣" for token in tokens)
+    return " ".join(re.sub(r"[\r\n]", "↵", token).strip(" ") or "␣" for token in tokens)
 
 
 def _check(statistics: DimensionStatistics, columns: TokenColumns, pairs: Sequence[tuple[str, int]]) -> None:

@@ -158,6 +158,11 @@ class Piece(NamedTuple):
 TokenClass = Callable[[Piece], bool]
 
 
+def visible(text: str) -> str:
+    """Text with its spaces, line breaks and tabs as signs."""
+    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+
+
 def read_pieces(token_text: Sequence[str]) -> list[Piece]:
     """The tokens of one text, in reading order, each with the word it belongs to."""
     text = "".join(token_text)

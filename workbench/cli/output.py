@@ -1,6 +1,7 @@
 """What the command line prints: progress and estimates on stderr, tables on stdout."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from shutil import get_terminal_size
@@ -15,6 +16,7 @@ from transformers.utils import logging
 
 from workbench.estimate import Estimate
 from workbench.figures.effects import arm_name, is_lower_better, shows_difference
+from workbench.lexicons import visible
 from workbench.records import Comparison, Detector, Dimension, Selection
 from workbench.steering import LayerMap
 
@@ -108,13 +110,19 @@ def print_detectors(detectors: Sequence[Detector]) -> None:
             f"{detector.dimension} {detector.end}",
             detector.label,
             f"{detector.auroc:.2f} [{detector.low:.2f}, {detector.high:.2f}]",
-            "  ".join(_visible(context.token) for context in detector.top_tokens[:N_TOKENS]),
+            _counted([visible(context.token) for context in detector.top_tokens]),
         )
         for domain in dict.fromkeys(detector.domain for detector in labelled)
         for detector in [one for (where, _), one in best.items() if where == domain][:N_DETECTORS]
     ]
     columns = ("domain", "layer", "dimension", "label", "AUROC on held-out text", "top tokens")
     _print_table(f"Detectors: {len(labelled)} of {len(detectors)} labelled, the best of each domain", columns, rows)
+
+
+def _counted(tokens: Sequence[str]) -> str:
+    """The distinct tokens in order of their first place, each with how often it is there: `.×6  !`."""
+    counts = Counter(tokens)
+    return "  ".join(f"{token}×{n}" if n > 1 else token for token, n in list(counts.items())[:N_TOKENS])
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:
@@ -169,10 +177,6 @@ def print_heads(frame: pd.DataFrame, layer: int) -> None:
         rows.append((str(row["head"]), share, f"{row['norm']:.3g}", str(row["role"])))
     columns = ("head", "share of |Delta o|^2, 95 % interval", "norm", "role")
     _print_table(f"Heads of layer {layer}", columns, rows)
-
-
-def _visible(token: str) -> str:
-    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "→")
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

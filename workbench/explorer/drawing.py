@@ -10,8 +10,8 @@ from jaxtyping import Float64
 
 from workbench.explorer.cards import DimensionCard
 from workbench.figures import contexts_html
-from workbench.figures.magnitudes import visible
 from workbench.figures.style import PALETTE, number
+from workbench.lexicons import visible
 from workbench.records import ENDS, Detector, TokenContext, Verdict
 
 ASSETS = Path(__file__).parent / "assets"

@@ -26,6 +26,7 @@ from workbench.figures.style import (
     place_labels,
     scale_bar,
 )
+from workbench.lexicons import visible
 from workbench.records import DimensionStatistics
 
 # About 8 bytes of JSON each: the figure stays under half a megabyte for every model.
@@ -166,11 +167,6 @@ def outer_envelope(
 def word_list(words: Sequence[str], n: int = 6) -> str:
     """Token texts for hover text: escaped, spaces and line breaks visible."""
     return ", ".join(f"“{escape(visible(word))}”" for word in words[:n])
-
-
-def visible(text: str) -> str:
-    """Text with its spaces, line breaks and tabs as signs."""
-    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
 
 
 def names_or_count(domains: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures.magnitudes import visible
 from workbench.figures.style import DIVERGING, MARGIN, dress, number, scale_bar
+from workbench.lexicons import visible
 from workbench.records import TokenColumns
 
 MAX_TOKENS = 60
