@@ -244,6 +244,17 @@ def test_an_interrupt_leaves_no_run(
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize("job", ["compare", "mask-exam"])
+def test_an_interrupt_of_what_resumes_says_so(command: Command, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["workbench.cli.app"], "app", interrupt)
+    outcome = command(job, "spec.toml")
+    assert outcome.code == 130
+    assert "finished cells are kept" in outcome.err
+
+
 # --- what works -------------------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,9 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail("the device ran out of memory; try a smaller --batch-size, --dtype bfloat16, or --device cpu")
     if code == 130:
-        typer.echo("workbench: interrupted; nothing was written", err=True)
+        kept = "the finished cells are kept, the same command goes on from there"
+        is_resumed = arguments[0] in ("compare", "mask-exam")
+        typer.echo(f"workbench: interrupted; {kept if is_resumed else 'nothing was written'}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

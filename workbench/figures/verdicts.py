@@ -326,7 +326,7 @@ def label_curve_caption(curve: pd.DataFrame) -> str:
         ]
         if values:
             texts.append(f"{words}: {joined(values)}")
-    return f"Mean AUROC with all labelled. {'; '.join(texts)}."
+    return f"Mean AUROC of the labels on held-out passages: {'; '.join(texts)}."
 
 
 # --- rotations --------------------------------------------------------------------------------------------------------

@@ -42,6 +42,16 @@ def verdicts(material: Material) -> str:
     return "".join(parts)
 
 
+def certain_findings(material: Material) -> list[str]:
+    """What the run says in one sentence each on verdicts and tested labels, where it has them."""
+    records, found = material.folder / "records", []
+    if (records / "verdicts.json").is_file() and (judged := load_table(records / "verdicts.json", Verdict)):
+        found.append(verdict_caption(judged))
+    if (records / "labels.json").is_file():
+        found.append(label_curve_caption(label_curve(load_table(records / "labels.json", LabelScore))))
+    return found
+
+
 def labels(material: Material) -> str:
     """Two held-out scores of the labels, DCDs beside dimensions that are none; nothing where no label was tested."""
     path = material.folder / "records" / "labels.json"
