@@ -10,8 +10,8 @@ from tests.tiny import tiny_model
 from workbench.models import HookedModel
 from workbench.steering import ActAdd, ActivationScaling, Steering, SteerVec, Where, steer
 
-PER_PASS = 14  # positions, scope and count of the tokens, once however many sites there are
-PER_SITE = 8
+PER_PASS = 10  # positions, scope and count of the tokens, once however many sites there are
+PER_SITE = 6
 NAMES = ("mlp_out.0", "attn_out.2")
 
 

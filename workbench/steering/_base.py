@@ -9,21 +9,24 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import TracebackType
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.models import Call, HookedModel
+from workbench.models import Call, HookedModel, HookFunction
 from workbench.records import Site
 
 Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
 
 # One number, one per absolute position (from 0; later positions are not edited), or a function of absolute positions.
 Strength = float | Float[Tensor, "position"] | Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos"]]
+
+
+Method = TypeVar("Method", bound="Steering")
 
 
 class SteeringError(ValueError):
@@ -52,22 +55,22 @@ class Scope:
     def mask(self, call: Call) -> Bool[Tensor, "batch pos"]:
         """True where tokens are edited; padding never is."""
         positions, end = call.positions, call.prompt_lengths[:, None]
+        is_real = positions >= 0
         match self.where:
             case "all":
-                chosen = positions >= 0
+                chosen = is_real
             case "all_but_first":
                 chosen = positions >= 1
             case "prompt":
-                chosen = positions < end
+                chosen = is_real & (positions < end)
             case "last_prompt":
-                chosen = positions == end - 1
+                chosen = is_real & (positions == end - 1)
             case "generated":
                 chosen = positions >= end
             case "from_last_prompt":
-                chosen = positions >= end - 1
+                chosen = is_real & (positions >= end - 1)
             case explicit:
                 chosen = torch.isin(positions, torch.tensor(explicit, device=positions.device))
-        chosen = chosen & (positions >= 0)
         if self.exclude:
             chosen = chosen & ~torch.isin(positions, torch.tensor(self.exclude, device=positions.device))
         return chosen
@@ -105,6 +108,23 @@ class Steering(ABC):
     def check_model(self, model: HookedModel) -> None:  # noqa: B027 (most methods have nothing to add)
         """Raise `SteeringError` where a method knows a misfit that the widths at its sites do not show."""
 
+    def on(self: Method, device: torch.device) -> Method:
+        """The same steering with all its tensors, those of its parts too, on one device."""
+        assert is_dataclass(self)
+        return replace(self, **{field.name: _on(getattr(self, field.name), device) for field in fields(self)})
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    match value:
+        case Tensor():
+            return value.to(device)
+        case Steering():
+            return value.on(device)
+        case tuple():
+            return tuple(_on(item, device) for item in value)
+        case _:
+            return value
+
 
 @dataclass(frozen=True)
 class Combination(Steering):
@@ -134,25 +154,32 @@ class ProbeLog:
     """How many tokens were edited at which site, and in how many passes: the proof that an edit landed."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
-        self._edited = dict.fromkeys(sites, 0)
-        self._passes = dict.fromkeys(sites, 0)
+        self._counts = {site: [0, 0] for site in sites}
 
-    def note(self, site: Site, n_tokens: int) -> None:
-        self._edited[site] += n_tokens
-        self._passes[site] += 1
+    def counter(self, site: Site) -> Callable[[int], None]:
+        """What notes one pass at a site with so many edited tokens."""
+        counts = self._counts[site]
+
+        def note(n_tokens: int) -> None:
+            counts[0] += n_tokens
+            counts[1] += 1
+
+        return note
 
     @property
     def edited(self) -> dict[Site, int]:
         """Tokens in scope so far, per site."""
-        return dict(self._edited)
+        return {site: n_tokens for site, (n_tokens, _) in self._counts.items()}
 
     @property
     def passes(self) -> dict[Site, int]:
         """Forward passes seen so far, per site."""
-        return dict(self._passes)
+        return {site: n_passes for site, (_, n_passes) in self._counts.items()}
 
     def __str__(self) -> str:
-        return ", ".join(f"{site}: {self.edited[site]} tokens in {self.passes[site]} passes" for site in self._edited)
+        return ", ".join(
+            f"{site}: {tokens} tokens in {passes} passes" for site, (tokens, passes) in self._counts.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -175,6 +202,15 @@ class _Pass:
         is_idle = n_tokens == 0 or (reach is not None and not bool((mask & (call.positions < reach)).any()))
         return cls(call, mask, weight, n_tokens, is_idle)
 
+    def edited(self, x: Float[Tensor, "batch pos width"], steering: Steering, site: Site) -> Tensor:
+        """x + weight * delta where tokens are in scope, x elsewhere."""
+        delta = steering.delta(x, site, self.call.positions)
+        if isinstance(self.weight, Tensor):
+            moved = torch.addcmul(x, self.weight, delta)
+        else:
+            moved = torch.add(x, delta, alpha=self.weight)
+        return moved if self.n_tokens == self.mask.numel() else torch.where(self.mask[..., None], moved, x)
+
 
 class SteeringHandle:
     """An applied steering: use it in a `with` block, or call `remove()`; `log` counts what was edited."""
@@ -182,22 +218,21 @@ class SteeringHandle:
     def __init__(self, model: HookedModel, steering: Steering, strength: Strength, scope: Scope) -> None:
         self.log = ProbeLog(steering.sites)
         self._stack = ExitStack()
-        current: _Pass | None = None
+        self._pass: _Pass | None = None  # through it the hooks hold the handle: it acts until removed, kept or not
+        reach = steering.reach
 
-        def edit(values: Tensor, site: Site, call: Call) -> Tensor | None:
-            nonlocal current
-            if current is None or current.call is not call:
-                current = _Pass.of(call, strength, scope, steering.reach)
-            self.log.note(site, current.n_tokens)
-            if current.is_idle:
-                return None
-            x = values.float()
-            edited = _moved(x, steering.delta(x, site, call.positions), current.weight)
-            return (
-                edited if current.n_tokens == current.mask.numel() else torch.where(current.mask[..., None], edited, x)
-            )
+        def editor(note: Callable[[int], None]) -> HookFunction:
+            def edit(values: Tensor, site: Site, call: Call) -> Tensor | None:
+                now = self._pass
+                if now is None or now.call is not call:
+                    now = self._pass = _Pass.of(call, strength, scope, reach)
+                note(now.n_tokens)
+                return None if now.is_idle else now.edited(values.float(), steering, site)
 
-        self._stack.enter_context(model.hooked(dict.fromkeys(steering.sites, edit), editing=True))
+            return edit
+
+        edits = {site: editor(self.log.counter(site)) for site in steering.sites}
+        self._stack.enter_context(model.hooked(edits, editing=True))
 
     def remove(self) -> None:
         """Take the steering off the model; calling it again does nothing."""
@@ -210,15 +245,6 @@ class SteeringHandle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
-
-
-def _moved(
-    x: Float[Tensor, "batch pos width"],
-    delta: Float[Tensor, "batch pos width"],
-    weight: float | Float[Tensor, "batch pos 1"],
-) -> Float[Tensor, "batch pos width"]:
-    """x + weight * delta in one operation."""
-    return torch.addcmul(x, weight, delta) if isinstance(weight, Tensor) else torch.add(x, delta, alpha=weight)
 
 
 def _weights(
@@ -265,6 +291,7 @@ def steer(
                 f"strengths must be finite, one per position, in one row; given shape {tuple(strength.shape)}"
             )
         strength = strength.detach().float()
+    steering = steering.on(model.device)
     check_fit(model, steering)
     return SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
 
@@ -285,3 +312,10 @@ def check_fit(model: HookedModel, steering: Steering) -> None:
             raise SteeringError(
                 f"{type(steering).__name__} has width {shape[-1]} at {site}, but {model.name} has {x.shape[-1]} there"
             )
+
+
+def at_positions(
+    table: Float[Tensor, "row width"], positions: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos width"]:
+    """Rows of a table by absolute position; its last row, of zeros, is for padding (-1) and all positions beyond."""
+    return table[positions.clamp(max=len(table) - 1)]

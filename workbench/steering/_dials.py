@@ -5,9 +5,11 @@ towards the wrong one at -1, and an objective of three terms: effectiveness (a m
 ways), faithfulness (other tokens keep their distribution), minimality (an L1 penalty). The exact expressions are ours.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +20,45 @@ from workbench.models import HookedModel
 from workbench.records import Site, Tokens
 from workbench.steering._base import Scope, Steering, SteeringError, steer
 
-Dial = TypeVar("Dial", bound=Steering)
+
+class Dial(Steering):
+    """One row of learned values per site in `site_names`; strength is the paper's beta."""
+
+    site_names: tuple[str, ...]
+
+    published_scope: ClassVar[Scope] = Scope("all")
+
+    @property
+    @abstractmethod
+    def values(self) -> Float[Tensor, "site ..."]:
+        """What is learned."""
+
+    def __post_init__(self) -> None:
+        if len(self.site_names) != len(self.values):
+            raise SteeringError(
+                f"{len(self.values)} rows of values for {len(self.site_names)} sites; give one per site"
+            )
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site.parse(name) for name in self.site_names)
+
+    @cached_property
+    def prepared(self) -> Float[Tensor, "site ..."]:
+        """The learned values in the form in which `delta` reads them, made once."""
+        return self.values
+
+    def row(self, site: Site) -> Float[Tensor, "..."]:
+        """What `delta` reads at one site."""
+        return self.prepared[self.site_names.index(str(site))]
+
+    @property
+    def share_nonzero(self) -> float:
+        """Share of the learned values of magnitude above 1e-3: the smaller, the more localised."""
+        return float((self.values.abs() > 1e-3).float().mean())
+
+
+AnyDial = TypeVar("AnyDial", bound=Dial)
 
 
 @dataclass(frozen=True)
@@ -141,22 +181,16 @@ def minimise(
     return values.detach().cpu(), objective.steps
 
 
-def check_sites(rows: Tensor, site_names: Sequence[str]) -> None:
-    """Raise unless a dial has one row of values per site."""
-    if len(site_names) != len(rows):
-        raise SteeringError(f"{len(rows)} rows of values for {len(site_names)} sites; give one per site")
-
-
 def fit_dial(
     model: HookedModel,
     items: Sequence[DialItem],
-    build: Callable[[Tensor, tuple[str, ...]], Dial],
+    build: Callable[[Tensor, tuple[str, ...]], AnyDial],
     start: Callable[[int, int], Tensor],
     *,
     layers: Sequence[int] | None,
     objective: Objective,
     equal_length: bool,
-) -> tuple[Dial, DialReport]:
+) -> tuple[AnyDial, DialReport]:
     """Learn `build(values, site names)` from the values `start(number of sites, tokens of the longest prompt)`.
 
     Returns the method and how it does on the items that it was learned on.

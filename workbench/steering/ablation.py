@@ -14,12 +14,14 @@ site keeps 1 - s of it, so block after block the part that came from earlier blo
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
 from workbench.models import Call, HookedModel
 from workbench.records import Site
@@ -59,11 +61,14 @@ class DirectionalAblation(Steering):
                 "direction is gone only if every layer is covered"
             )
 
+    @cached_property
+    def _removed(self) -> Float[Tensor, "d_model"]:
+        return -self.direction
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        unit = self.direction.to(x)
-        return (x @ unit).neg()[..., None] * unit
+        return linear(x, self.direction.to(x)[None]) * self._removed.to(x)
 
     @classmethod
     def fit(

@@ -11,16 +11,18 @@ shorter than the vectors would have its first generated tokens edited too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from workbench.activations import capture
 from workbench.models import HookedModel
 from workbench.records import Pair, Site, Tokens
-from workbench.steering._base import Scope, Steering, SteeringError
+from workbench.steering._base import Scope, Steering, SteeringError, at_positions
 from workbench.steering._directions import check_finite
 
 
@@ -47,13 +49,14 @@ class ActAdd(Steering):
     def reach(self) -> int:
         return len(self.vectors)
 
+    @cached_property
+    def _table(self) -> Float[Tensor, "row d_model"]:
+        return pad(self.vectors, (0, 0, 0, 1))
+
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        n_vectors = len(self.vectors)
-        vectors = self.vectors.to(x)[positions.clamp(0, n_vectors - 1)]
-        has_vector = (positions >= 0) & (positions < n_vectors)
-        return torch.where(has_vector[..., None], vectors, torch.zeros_like(x))
+        return at_positions(self._table.to(x), positions).expand_as(x)
 
     @classmethod
     def fit(cls, model: HookedModel, pairs: Sequence[Pair], *, layer: int, padding: str = " ") -> "ActAdd":

@@ -9,50 +9,46 @@ beyond it are left alone. A multiplication cannot create a direction that is abs
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from functools import cached_property
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
+from workbench.steering._base import SteeringError, at_positions
+from workbench.steering._dials import Dial, DialItem, DialReport, Objective, fit_dial
 
 DEFAULT = Objective()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class ActivationScaling(Steering):
+class ActivationScaling(Dial):
     """Scale the outputs at `site_names` by 1 + strength * alpha at each of the leading positions."""
 
     alpha: Float[Tensor, "site pos"]
     site_names: tuple[str, ...]
 
-    published_scope: ClassVar[Scope] = Scope("all")
-
-    def __post_init__(self) -> None:
-        check_sites(self.alpha, self.site_names)
-
     @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(Site.parse(name) for name in self.site_names)
+    def values(self) -> Float[Tensor, "site pos"]:
+        return self.alpha
+
+    @cached_property
+    def prepared(self) -> Float[Tensor, "site row 1"]:
+        return pad(self.alpha, (0, 1))[..., None]
 
     @property
     def prompt_length(self) -> int:
         return self.alpha.shape[1]
 
-    @property
-    def share_nonzero(self) -> float:
-        """Share of scalars of magnitude above 1e-3: the smaller, the more localised."""
-        return float((self.alpha.abs() > 1e-3).float().mean())
-
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        return at_positions(self.alpha[self.site_names.index(str(site))].to(x)[:, None], positions) * x
+        return at_positions(self.row(site).to(x), positions) * x
 
     def keep_top(self, n: int) -> "ActivationScaling":
         """The same with all but the `n` scalars of largest magnitude set to zero."""
@@ -74,11 +70,3 @@ class ActivationScaling(Steering):
     ) -> tuple["ActivationScaling", DialReport]:
         """Learn the scalars on items of equal length; returns the method and how it does on those same items."""
         return fit_dial(model, items, cls, torch.zeros, layers=layers, objective=objective, equal_length=True)
-
-
-def at_positions(
-    table: Float[Tensor, "pos width"], positions: Int[Tensor, "batch pos2"]
-) -> Float[Tensor, "batch pos2 width"]:
-    """Rows of a table by absolute position; zero on padding and beyond its end."""
-    inside = (positions >= 0) & (positions < len(table))
-    return torch.where(inside[..., None], table[positions.clamp(0, len(table) - 1)], 0.0)

@@ -10,48 +10,43 @@ not grow with the scale of the site.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from functools import cached_property
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Scope, Steering
-from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
+from workbench.steering._dials import Dial, DialItem, DialReport, Objective, fit_dial
 
 DEFAULT = replace(Objective(), minimality=1e-3, rate=1e-3)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class DynScalar(Steering):
+class DynScalar(Dial):
     """Scale the outputs at `site_names` by 1 + strength * (probe . h / rms(h)), at every position in scope."""
 
     probes: Float[Tensor, "site d_model"]
     site_names: tuple[str, ...]
 
-    published_scope: ClassVar[Scope] = Scope("all")
-
-    def __post_init__(self) -> None:
-        check_sites(self.probes, self.site_names)
-
     @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(Site.parse(name) for name in self.site_names)
+    def values(self) -> Float[Tensor, "site d_model"]:
+        return self.probes
 
-    @property
-    def share_nonzero(self) -> float:
-        """Share of probe weights of magnitude above 1e-3."""
-        return float((self.probes.abs() > 1e-3).float().mean())
+    @cached_property
+    def prepared(self) -> Float[Tensor, "site 1 d_model"]:
+        """Divided by the norm of h instead of its root mean square, sqrt(d_model) goes to the probe."""
+        return (self.probes * math.sqrt(self.probes.shape[1]))[:, None]
 
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        probe = self.probes[self.site_names.index(str(site))].to(x)
-        rms = torch.linalg.vector_norm(x, dim=-1) / math.sqrt(x.shape[-1])
-        return ((x @ probe) / rms.clamp(min=1e-6))[..., None] * x
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return linear(x, self.row(site).to(x)) / norm.clamp(min=1e-6) * x
 
     @classmethod
     def fit(

@@ -9,51 +9,46 @@ perturbation. Tied to positions like Activation Scaling.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from functools import cached_property
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from workbench.models import HookedModel
 from workbench.records import Site
-from workbench.steering._base import Scope, Steering
-from workbench.steering._dials import DialItem, DialReport, Objective, check_sites, fit_dial
-from workbench.steering.activation_scaling import at_positions
+from workbench.steering._base import at_positions
+from workbench.steering._dials import Dial, DialItem, DialReport, Objective, fit_dial
 
 DEFAULT = replace(Objective(), minimality=1e-4, rate=1e-2)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class SteerVec(Steering):
+class SteerVec(Dial):
     """Add strength * vectors[site, position] to the outputs at `site_names`, at the leading positions."""
 
     vectors: Float[Tensor, "site pos d_model"]
     site_names: tuple[str, ...]
 
-    published_scope: ClassVar[Scope] = Scope("all")
-
-    def __post_init__(self) -> None:
-        check_sites(self.vectors, self.site_names)
-
     @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(Site.parse(name) for name in self.site_names)
+    def values(self) -> Float[Tensor, "site pos d_model"]:
+        return self.vectors
+
+    @cached_property
+    def prepared(self) -> Float[Tensor, "site row d_model"]:
+        return pad(self.vectors, (0, 0, 0, 1))
 
     @property
     def prompt_length(self) -> int:
         return self.vectors.shape[1]
 
-    @property
-    def share_nonzero(self) -> float:
-        """Share of (site, position) pairs whose vector has a norm above 1e-3."""
-        return float((self.vectors.norm(dim=-1) > 1e-3).float().mean())
-
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
-        return at_positions(self.vectors[self.site_names.index(str(site))].to(x), positions)
+        return at_positions(self.row(site).to(x), positions).expand_as(x)
 
     @classmethod
     def fit(
