@@ -3,10 +3,15 @@
     python -m benchmarks.recall
 
 For each model: every dimension is masked to zero in passages of *identify*, then gradients estimate the same drops
-under several settings. A setting with m candidates per domain finds the share of the true top 10 that is among the m or
-among the dimensions of largest magnitude, which are masked in any case. Cost in forward passes over the passages (a
-backward pass counts as two): the estimate, one unmasked pass, and one per candidate; exhaustive masking costs
-d_model + 1, so that at a width of 64 no estimate with ten candidates stays below a fifth of it.
+under several settings. The m candidates of a domain, the dimensions of largest magnitude and the first of the estimate,
+are what the screened path masks exactly; recall is the share of the true top 10 among them. Cost in forward passes over
+the passages (a backward pass counts as two): the estimate, one unmasked pass, and one per candidate; exhaustive masking
+costs d_model + 1, so that at a width of 64 no estimate with ten candidates stays below a fifth of it.
+
+`--split tune` measures the same on other passages, where settings are to be chosen; the defaults were. Beside them
+stands what sequential halving would have found (Karnin, Koren, Somekh 2013, "Almost optimal exploration in multi-armed
+bandits"): the candidates of the plain gradient, masked in few passages, the better half in more, until fewer than
+twice ten remain to be masked in all.
 
 The same settings at d_model 2,304 are counted on a planted model of that width, not timed: what they cost does not
 depend on the weights. Exhaustive masking of the built-in model takes minutes; `--records` keeps it for the next run,
@@ -15,8 +20,10 @@ which reads it only where model and passages are the same.
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +32,23 @@ import pandas as pd
 import torch
 
 from workbench.corpus import load_corpus
-from workbench.dimensions.criticality import domain_rise, recall_at_k, spearman, top_dimensions
-from workbench.dimensions.experiments import largest_of
-from workbench.evaluation.attribution import estimate_masking
+from workbench.dimensions.critical_tables import estimate_name
+from workbench.dimensions.criticality import domain_rise, spearman, top_dimensions
+from workbench.dimensions.experiments import CriticalityPlan, candidates_of, largest_of
+from workbench.evaluation.attribution import estimate_masking, screened_masking
 from workbench.evaluation.criticality import sample_prompts, token_magnitudes
 from workbench.evaluation.masking import mask_dimensions
 from workbench.figures import write_figure
 from workbench.figures.recall import recall_caption, recall_figure
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
-from workbench.records import MaskingResult, Prompt, load_masking, save_masking
+from workbench.records import MaskingResult, Prompt, Split, load_masking, save_masking
 
-SETTINGS = ((1, 1), (2, 2), (4, 2))  # groups, points of the integral
-CANDIDATES = (10, 12, 16, 20, 24, 32, 40)
-K, N_LARGEST = 10, 4
-DEFAULT = "4 groups, 2 points"
-DEFAULT_M = 24
+PLAN = CriticalityPlan("screened")  # the defaults: groups, points of the integral, candidates
+SETTINGS = ((1, 1, 0), (PLAN.n_groups, PLAN.n_points, 0), (2, 2, PLAN.n_largest), (4, 2, PLAN.n_largest))
+CANDIDATES = (10, 12, 16, 20, 24, 28, 32, 36, 40)
+DEFAULT = f"{estimate_name(PLAN.n_groups, PLAN.n_points)}, largest apart"
+HALVING, HALVED = "sequential halving", (20, 40, 80, 160)
 WIDE = 2304
 
 
@@ -51,6 +59,7 @@ class Outcome:
     model: str
     fingerprint: str
     d_model: int
+    split: Split
     passages_per_domain: int
     setting: str
     m: int
@@ -61,8 +70,9 @@ class Outcome:
 
 def exhaustive(model: HookedModel, prompts: Sequence[Prompt], folder: Path | None) -> MaskingResult:
     """Exact masking of every dimension; read from `folder` if it was saved there for the same model and passages."""
-    path = None if folder is None else folder / f"{model.fingerprint}-{len(prompts)}.safetensors"
     names = tuple(prompt.name for prompt in prompts)
+    key = zlib.crc32(" ".join(names).encode())
+    path = None if folder is None else folder / f"{model.fingerprint}-{key:08x}.safetensors"
     if path is not None and path.exists():
         found = load_masking(path)
         if found.prompts == names:
@@ -77,56 +87,89 @@ def exhaustive(model: HookedModel, prompts: Sequence[Prompt], folder: Path | Non
 def recall_rows(model: HookedModel, prompts: Sequence[Prompt], folder: Path | None) -> list[dict[str, Any]]:
     """One row per setting, m and domain."""
     exact = exhaustive(model, prompts, folder)
-    largest = set(largest_of(token_magnitudes(model, prompts), N_LARGEST))
-    true, drops = top_dimensions(exact, K), domain_rise(exact, "identify")
+    largest = largest_of(token_magnitudes(model, prompts), PLAN.n_largest)
     rows = []
-    for groups, points in SETTINGS:
-        estimate = estimate_masking(model, prompts, n_groups=min(groups, model.d_model), n_points=points)
-        guessed = domain_rise(estimate, "identify")
+    for groups, points, n_apart in SETTINGS:
+        apart, groups = largest if n_apart else (), min(groups, model.d_model)
+        estimate = estimate_masking(model, prompts, n_groups=groups, n_points=points, apart=apart)
+        name = estimate_name(groups, points) + (", largest apart" if apart else "")
         for m in (m for m in CANDIDATES if m <= model.d_model):
-            top = top_dimensions(estimate, m)
-            alone = recall_at_k(exact, estimate, k=K, m=m, split="identify")
-            for number, domain in enumerate(true):
-                candidates = set(top[domain]) | largest
-                cost = estimate.cost + 1 + len(candidates)
-                rows.append(
-                    {
-                        "setting": f"{groups} groups, {points} points" if points > 1 else "plain gradient",
-                        "m": m,
-                        "domain": domain,
-                        "recall": len(set(true[domain]) & candidates) / K,
-                        "recall_without_largest": alone[domain],
-                        "cost": cost,
-                        "fraction": cost / (model.d_model + 1),
-                        "spearman": spearman(drops[number], guessed[number]),
-                    }
-                )
+            found = candidates_of(estimate, m, largest)
+            rows += _compared(exact, estimate, found, name, m, estimate.cost + 1 + m)
+        if points == 1:
+            for m in (m for m in HALVED if m <= model.d_model):
+                found, cost = halved(exact, candidates_of(estimate, m, largest))
+                rows += _compared(exact, estimate, found, HALVING, m, estimate.cost + 1 + cost)
     return rows
 
 
-def outcome(model: HookedModel, n: int, rows: Sequence[dict[str, Any]]) -> Outcome:
-    own = [row for row in rows if (row["setting"], row["m"]) == (DEFAULT, min(DEFAULT_M, model.d_model))]
+def _compared(
+    exact: MaskingResult,
+    estimate: MaskingResult,
+    found: Mapping[str, Collection[int]],
+    setting: str,
+    m: int,
+    cost: float,
+) -> list[dict[str, Any]]:
+    """How much of the true top of every domain is among what was found."""
+    drops, guessed = (domain_rise(result, "identify") for result in (exact, estimate))
+    return [
+        {
+            "setting": setting,
+            "m": m,
+            "domain": domain,
+            "recall": len({*true} & {*found[domain]}) / PLAN.k,
+            "cost": cost,
+            "fraction": cost / (exact.d_model + 1),
+            "spearman": spearman(drops[number], guessed[number]),
+        }
+        for number, (domain, true) in enumerate(top_dimensions(exact, PLAN.k).items())
+    ]
+
+
+def halved(exact: MaskingResult, candidates: Mapping[str, Sequence[int]]) -> tuple[dict[str, list[int]], float]:
+    """What sequential halving leaves of the candidates of every domain, and what it costs in passes over all passages.
+
+    Every round has twice as many new passages as the one before; the first are drawn with seed 0. At most twice k
+    candidates go into the last, which ends with all passages.
+    """
+    rng, left, cost = np.random.default_rng(0), {}, 0
+    for domain, own in candidates.items():
+        columns = rng.permutation(np.flatnonzero(np.array(exact.domains) == domain))
+        n_rounds = 1 + max(0, math.ceil(math.log2(len(own) / (2 * PLAN.k))))
+        alive, done = list(own), 0
+        for number in range(n_rounds):
+            if number:
+                drops = exact.rise[alive][:, columns[:done]].mean(axis=1)
+                alive = [alive[index] for index in np.argsort(-drops)[: math.ceil(len(alive) / 2)]]
+            end = math.ceil(len(columns) * (2 ** (number + 1) - 1) / (2**n_rounds - 1))
+            cost += len(alive) * (end - done)
+            done = end
+        left[domain] = alive
+    return left, cost / len(exact.prompts)
+
+
+def outcome(model: HookedModel, n: int, split: Split, rows: Sequence[dict[str, Any]]) -> Outcome:
+    own = [row for row in rows if (row["setting"], row["m"]) == (DEFAULT, min(PLAN.m, model.d_model))]
     recall = {row["domain"]: row["recall"] for row in own}
-    fraction = float(np.mean([row["fraction"] for row in own]))
+    fraction = own[0]["fraction"]
     is_met = min(recall.values()) >= 0.9 and fraction <= 0.2
-    return Outcome(
-        Path(model.name).name, model.fingerprint, model.d_model, n, DEFAULT, own[0]["m"], recall, fraction, is_met
-    )
+    name = Path(model.name).name
+    return Outcome(name, model.fingerprint, model.d_model, split, n, DEFAULT, own[0]["m"], recall, fraction, is_met)
 
 
 def counted_at(d_model: int) -> dict[str, float]:
     """Rows of forward passes that the default settings run at this width, counted at the model; backwards count two."""
     model, prompts, _ = planted_model(0, d_model=d_model, n_prompts=4)
     prompts = sample_prompts(prompts, "identify", None)
+    largest = largest_of(token_magnitudes(model, prompts), PLAN.n_largest)
     counts = {"forward": 0, "backward": 0}
     handle = model.hf_model.register_forward_pre_hook(
         lambda module, arguments, options: _count(counts, len(options["input_ids"])), with_kwargs=True
     )
     try:
-        estimate = estimate_masking(model, prompts, n_groups=4, n_points=2)
-        largest = largest_of(token_magnitudes(model, prompts), N_LARGEST)
-        wanted = {domain: sorted({*own, *largest}) for domain, own in top_dimensions(estimate, DEFAULT_M).items()}
-        mask_dimensions(model, prompts, wanted)
+        estimate = estimate_masking(model, prompts, n_groups=PLAN.n_groups, n_points=PLAN.n_points, apart=largest)
+        screened_masking(model, prompts, estimate, m=PLAN.m, largest=largest)
     finally:
         handle.remove()
     passes = (counts["forward"] + 2 * counts["backward"]) / len(prompts)
@@ -143,7 +186,8 @@ def _count(counts: dict[str, int], n_rows: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recall of the screened path against exhaustive masking, and cost.")
     parser.add_argument("--models", nargs="+", default=["builtin", "../shared/models/stories260K"])
-    parser.add_argument("--prompts", type=int, default=16, help="identify passages per domain")
+    parser.add_argument("--prompts", type=int, default=16, help="passages per domain")
+    parser.add_argument("--split", choices=("identify", "tune"), default="identify", help="tune: to choose settings on")
     parser.add_argument("--records", type=Path, help="folder to keep exhaustive masking in")
     parser.add_argument("--figures", type=Path, help="folder for the figure of every model, megabytes each")
     parser.add_argument(
@@ -158,9 +202,11 @@ def main() -> None:
             continue
         model = load_model(source)
         longest = min(1500, model.context_length - 1)
-        prompts = sample_prompts(load_corpus("builtin", max_characters=longest), "identify", arguments.prompts)
+        corpus = load_corpus("builtin", max_characters=longest)
+        chosen = sample_prompts(corpus, arguments.split, arguments.prompts)
+        prompts = [replace(prompt, split="identify") for prompt in chosen]  # what ranks is called so
         rows = recall_rows(model, prompts, arguments.records)
-        done = outcome(model, arguments.prompts, rows)
+        done = outcome(model, arguments.prompts, arguments.split, rows)
         found["models"].append(asdict(done))
         table, name = pd.DataFrame(rows), f"recall-{Path(source).name}"
         table.to_csv(arguments.out / f"{name}.csv", index=False)

@@ -93,15 +93,14 @@ def test_cost_counts_rows_of_passes_and_a_backward_pass_as_two() -> None:
     model = tiny_model()
     with counted_rows(model) as rows:
         estimate = estimate_masking(model, PROMPTS, n_groups=3, n_points=2)
-    n_with_graph = (1 + 3) * len(PROMPTS)
-    assert sum(rows) == n_with_graph + len(PROMPTS)
-    assert estimate.cost == (3 * n_with_graph + len(PROMPTS)) / len(PROMPTS) == 13.0
+    assert sum(rows) == (1 + 3) * len(PROMPTS)  # all of them keep their graph
+    assert estimate.cost == 3 * sum(rows) / len(PROMPTS) == 12.0
     with counted_rows(model) as rows:
-        screened = screened_masking(model, PROMPTS, estimate, m=3, everywhere=[0])
+        screened = screened_masking(model, PROMPTS, estimate, m=3, largest=[0])
     measured = int(np.isfinite(screened.rise).sum())
     assert sum(rows) == measured + len(PROMPTS)
     assert screened.cost == estimate.cost + 1 + measured / len(PROMPTS)
-    assert estimate_masking(model, PROMPTS[:1], n_points=1).cost == 4.0
+    assert estimate_masking(model, PROMPTS[:1], n_points=1).cost == 3.0
 
 
 def test_estimates_do_not_depend_on_how_passes_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +114,11 @@ def test_screening_masks_the_estimated_top_of_each_domain_exactly() -> None:
     model = tiny_model()
     exact = mask_dimensions(model, PROMPTS)
     estimate = estimate_masking(model, PROMPTS)
-    screened = screened_masking(model, PROMPTS, estimate, m=4, everywhere=[9])
+    screened = screened_masking(model, PROMPTS, estimate, m=4, largest=[9])
     assert screened.how == "measured"
     for domain, prompt in (("law", 0), ("code", 2)):
-        top = set(np.argsort(-estimate.rise[:, prompt])[:4].tolist()) | {9}
+        order = [d for d in np.argsort(-estimate.rise[:, prompt]).tolist() if d != 9]
+        top = {9, *order[:3]}
         of_domain = np.array(screened.domains) == domain
         found = np.isfinite(screened.rise[:, of_domain]).all(axis=1)
         assert {d for d, known in zip(screened.dimensions, found, strict=True) if known} == top
@@ -136,9 +136,29 @@ def test_the_rule_starts_at_the_unmasked_model_and_integrates_polynomials_exactl
 
 
 def test_groups_share_the_dimensions_evenly() -> None:
-    groups = attribution._deal(10, 4, 0)
-    assert sorted(np.bincount(groups).tolist()) == [2, 2, 3, 3]
-    assert (groups != attribution._deal(10, 4, 1)).any()
+    groups = attribution._deal(11, 4, [7], 0)
+    assert groups[7] == attribution.APART
+    assert sorted(np.bincount(np.delete(groups, 7)).tolist()) == [2, 2, 3, 3]
+    assert (groups != attribution._deal(11, 4, [7], 1)).any()
+
+
+def test_dimensions_set_apart_do_not_move_and_get_the_plain_gradient() -> None:
+    model, moving = tiny_model("llama"), [1, 2, 5, 8, 11, 14]
+    apart = [dimension for dimension in range(16) if dimension not in moving]
+    estimate = estimate_masking(model, PROMPTS[:1], n_groups=1, n_points=8, apart=apart)
+    plain = estimate_masking(model, PROMPTS[:1], n_points=1)
+    np.testing.assert_allclose(estimate.rise[apart], plain.rise[apart], atol=1e-6)
+    ids = model.tokenize([PROMPTS[0].text]).ids
+
+    def mask(values: torch.Tensor, hook: object) -> torch.Tensor:
+        return values.index_fill(-1, torch.tensor(moving), 0.0)
+
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
+    with torch.no_grad(), model.hooks([(name, mask) for name in names]):
+        together = float(model.hf_model(input_ids=ids, labels=ids).loss)
+    # integrated gradients along the path of several gates sum to what masking them together costs
+    assert estimate.rise[moving].sum() == pytest.approx(together - estimate.baseline[0], abs=5e-4)
+    assert abs(plain.rise[moving].sum() - (together - estimate.baseline[0])) > 2e-3
 
 
 def test_a_model_without_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

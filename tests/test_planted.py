@@ -195,7 +195,7 @@ def test_gradients_miss_the_sink_and_screening_with_the_largest_dimensions_finds
     assert domain_rise(masked, "identify")[:, [masked.dimensions.index(d) for d in blind]].min() > 0.2
     assert np.abs(domain_rise(estimate, "identify")[:, blind]).max() < 0.01
     largest = largest_of(token_magnitudes(model, few(prompts)), 8)
-    screened = screened_masking(model, few(prompts), estimate, m=24, everywhere=largest)
+    screened = screened_masking(model, few(prompts), estimate, m=40, largest=largest)
     assert min(recall_at_k(masked, screened, k=10, m=10, split="identify").values()) == 1.0
 
 

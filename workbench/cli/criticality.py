@@ -32,7 +32,7 @@ def mask(
         str, typer.Option("--path", help="Ranking: screened (gradients, then the best m) or full (mask every one).")
     ] = "screened",
     k: Annotated[int, typer.Option("--k", help="Top dimensions that the ranking is to hold.")] = 10,
-    m: Annotated[int, typer.Option("--m", help="Screened: dimensions per domain that are masked exactly.")] = 24,
+    m: Annotated[int, typer.Option("--m", help="Screened: dimensions per domain that are masked exactly.")] = 32,
     passages: Annotated[int, typer.Option("--passages", help="Passages per domain, of identify and of test.")] = 24,
     exam: Annotated[
         str, typer.Option("--exam", help="'builtin', a file of questions, or 'none'; accuracy under masking.")

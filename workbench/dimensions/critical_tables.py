@@ -7,7 +7,7 @@ answers     how often each answer is predicted, unmasked and masked
 agreement   overlap@k and Spearman's correlation of magnitude with the ranking by masking, beside chance
 tokens      the same with losses counted, and dimensions masked, without the first token or tokens of high norm
 jaccard     how much the top dimensions of two domains share, by masking and by magnitude
-recall      where a mode was masked exhaustively: how much of its top 10 the estimate finds with m candidates
+recall      where a mode was masked exhaustively: how much of its top k the screened path finds with m candidates
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from workbench.dimensions.criticality import (
     spearman,
     top_dimensions,
 )
-from workbench.dimensions.experiments import FIRST_TOKEN, Criticality, largest_of, rank_scores, ranking
+from workbench.dimensions.experiments import FIRST_TOKEN, Criticality, candidates_of, largest_of, rank_scores, ranking
 from workbench.records import ChoiceMasking, MaskingResult, MaskMode
 
 MEAN = "mean"  # of the domains
@@ -262,21 +262,26 @@ def jaccard_table(result: Criticality) -> pd.DataFrame:
 def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 32, 40)) -> pd.DataFrame:
     """Recall@k of the screened path with m candidates, per exhaustively masked mode and domain, and its cost.
 
-    The largest dimensions of the plan are candidates besides. `cost` is in forward passes over the passages: the
+    The largest dimensions of the plan are among the candidates. `cost` is in forward passes over the passages: the
     estimate, one unmasked pass, and one per candidate; `fraction` is of the exhaustive cost.
     """
-    k, rows = result.plan.k, []
-    largest = set(largest_of(result.magnitudes, result.plan.n_largest))
-    for mode in result.plan.exhaustive:
+    plan, rows = result.plan, []
+    largest = largest_of(result.magnitudes, plan.n_largest)
+    setting = estimate_name(plan.n_groups, plan.n_points)
+    for mode in plan.exhaustive:
         exact, estimate = result.identify[mode], result.estimates[mode]
-        for m in (m for m in ms if k <= m <= result.d_model):
-            true, found = top_dimensions(exact, k), top_dimensions(estimate, m)
+        true = top_dimensions(exact, plan.k)
+        for m in (m for m in ms if plan.k <= m <= result.d_model):
+            found, cost = candidates_of(estimate, m, largest), estimate.cost + 1 + m
             for domain in result.domains:
-                candidates = largest | set(found[domain])
-                cost = estimate.cost + 1 + len(candidates)
-                recall = len(candidates & set(true[domain])) / k
-                rows.append([mode, domain, k, m, recall, cost, cost / (result.d_model + 1)])
-    return pd.DataFrame(rows, columns=["mode", "domain", "k", "m", "recall", "cost", "fraction"])
+                recall = len({*found[domain]} & {*true[domain]}) / plan.k
+                rows.append([mode, setting, domain, plan.k, m, recall, cost, cost / (result.d_model + 1)])
+    return pd.DataFrame(rows, columns=["mode", "setting", "domain", "k", "m", "recall", "cost", "fraction"])
+
+
+def estimate_name(n_groups: int, n_points: int) -> str:
+    """What an estimate by gradients is called in tables and figures."""
+    return "plain gradient" if n_points == 1 else f"{n_groups} groups, {n_points} points"
 
 
 def summarise_criticality(result: Criticality) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.dimensions.criticality import domain_rise, masked_domains, rank_dimensions
+from workbench.dimensions.criticality import domain_rise, masked_domains, rank_dimensions, top_dimensions
 from workbench.records import (
     MASK_MODES,
     ChoiceMasking,
@@ -40,7 +40,8 @@ class CriticalityPlan:
 
     Dimensions are ranked in each of `ranked` modes on `n_identify` passages per domain (None: all): by masking every
     dimension where the mode is in `exhaustive`, otherwise on the screened path, where gradients rank all dimensions and
-    the first `m` of every domain, besides the `n_largest` by magnitude and at the first token, are masked exactly.
+    `m` candidates of every domain are masked exactly: the `n_largest` by magnitude and at the first token, and those
+    of the largest estimate.
     Drops of the dimensions at `ranks`, of `n_random` random ones and of those named besides are measured in all `modes`
     on `n_test` passages per domain of *test*, and on `n_items` exam items per domain (0: no exam). On `n_spared`
     passages per domain of *identify* (0: not at all) dimensions are ranked again, on the screened path and masked to
@@ -56,7 +57,7 @@ class CriticalityPlan:
     n_items: int | None = None
     ranks: tuple[int, ...] = (1, 10, 100)
     k: int = 10
-    m: int = 24
+    m: int = 32
     n_largest: int = 4
     n_random: int = 4
     n_groups: int = 4
@@ -128,6 +129,12 @@ def largest_of(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], 
     """The n largest dimensions after the first token and the n largest at it, which gradients may not see; sorted."""
     means = [magnitudes[name].mean(axis=0) for name in (TOKEN_READINGS[0], FIRST_TOKEN)]
     return tuple(sorted({index for mean in means for index in rank_dimensions(mean)[:n].tolist()}))
+
+
+def candidates_of(estimate: MaskingResult, m: int, largest: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
+    """The m dimensions of every domain that the screened path masks: `largest`, then the first of the estimate."""
+    first = top_dimensions(estimate, m)
+    return {domain: tuple(dict.fromkeys((*largest, *own)))[:m] for domain, own in first.items()}
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------

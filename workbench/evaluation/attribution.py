@@ -10,12 +10,13 @@ the straight path of that one gate,
 Gauss-Radau rule, whose first point is the unmasked model: there one backward pass serves all dimensions. At the other
 points one path per dimension would cost as much as masking it, so the dimensions are dealt at random into `n_groups`
 groups whose gates move together. More groups mean fewer strangers on the path of a dimension; the path of all gates at
-once shrinks the whole stream, which its norms largely undo. Sharing one gate over layers and dealing into groups are
-ours.
+once shrinks the whole stream, which its norms largely undo. A few dimensions of very large magnitude would break the
+model for all others of their group: these stay `apart`, and their estimate is the plain gradient. Sharing one gate over
+layers, dealing into groups and setting some apart are ours.
 
 Estimates rank; the top of the ranking is then masked exactly. Gradients are blind where the model saturates, as at an
-attention sink, which holds until it is nearly gone: mask the dimensions of largest magnitude besides
-(`largest_of`).
+attention sink, which holds until it is nearly gone: the dimensions of largest magnitude are among the candidates
+whatever their estimate (`largest_of`, `candidates_of`), and are those to set apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from workbench.dimensions.criticality import top_dimensions
-from workbench.evaluation.masking import Documents, mask_dimensions, prompt_documents, rows_limit, unmasked_scores
+from workbench.dimensions.experiments import candidates_of
+from workbench.evaluation.masking import Documents, mask_dimensions, prompt_documents, rows_limit
 from workbench.evaluation.metrics import token_losses
 from workbench.evaluation.replacements import Replacement
 from workbench.models import Call, HookedModel, HookFunction, ModelError
@@ -36,6 +37,7 @@ from workbench.records import MaskingResult, MaskMode, Prompt, Site, TokenSet
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 N_GROUPS = 4
 N_POINTS = 2
+APART = -1  # the group of dimensions that stay as they are
 BACKWARD_SHARE = 4  # a pass that keeps its graph gets this many times fewer rows
 
 
@@ -46,6 +48,7 @@ def estimate_masking(
     mode: MaskMode = "zero",
     n_groups: int = N_GROUPS,
     n_points: int = N_POINTS,
+    apart: Sequence[int] = (),
     masked_at: TokenSet = "all tokens",
     counted_at: TokenSet = "all tokens",
     reference: Sequence[Prompt] | Replacement | None = None,
@@ -55,9 +58,10 @@ def estimate_masking(
 ) -> MaskingResult:
     """The estimated rise of the loss of every prompt for every dimension: what `mask_dimensions` measures, cheaper.
 
-    Costs 4 + 3 n_groups (n_points - 1) forward passes over the prompts, whatever d_model is (a backward pass counts as
-    two); n_points = 1 is the plain gradient at the unmasked model. `seed` deals the groups and draws what is resampled.
-    Raises `ModelError` where the model gives no gradients (quantised weights).
+    Costs 3 + 3 n_groups (n_points - 1) forward passes over the prompts, whatever d_model is (a backward pass counts as
+    two). n_points = 1 is the plain gradient at the unmasked model, which is all there is for dimensions set `apart`.
+    `seed` deals the groups and draws what is resampled. Raises `ModelError` where the model gives no gradients
+    (quantised weights).
     """
     if not 1 <= n_groups <= model.d_model or n_points < 1:
         raise ValueError(
@@ -65,13 +69,15 @@ def estimate_masking(
         )
     sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
     documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
-    steps = _steps(_deal(model.d_model, n_groups, seed), n_points)
-    rise = np.zeros((model.d_model, len(prompts)))
+    steps = _steps(_deal(model.d_model, n_groups, apart, seed), n_points)
+    rise, baseline = np.zeros((model.d_model, len(prompts))), np.zeros(len(prompts))
     done, total = 0, len(prompts) * len(steps)
     for numbers in _batches(model, documents):
         for member, point, weight in steps:
-            found = _gradients(model, documents, numbers, member, point)
-            rise[np.ix_(member, np.array(numbers))] -= weight * found
+            found, scores = _gradients(model, documents, numbers, member, point)
+            rise[np.ix_(member, np.array(numbers))] -= weight[member, None] * found
+            if point == 0.0:
+                baseline[numbers] = scores
             done += len(numbers)
             if progress is not None:
                 progress(done, total)
@@ -79,12 +85,12 @@ def estimate_masking(
         mode=mode,
         how="estimated",
         d_model=model.d_model,
-        cost=1.0 + 3.0 * len(steps),
+        cost=3.0 * len(steps),
         dimensions=tuple(range(model.d_model)),
         prompts=tuple(prompt.name for prompt in prompts),
         domains=documents.domains,
         splits=tuple(prompt.split for prompt in prompts),
-        baseline=unmasked_scores(model, documents),
+        baseline=baseline,
         rise=rise,
         **sets,
     )
@@ -96,25 +102,23 @@ def screened_masking(
     estimate: MaskingResult,
     *,
     m: int,
-    everywhere: Sequence[int] = (),
+    largest: Sequence[int] = (),
     reference: Sequence[Prompt] | Replacement | None = None,
     seed: int = 0,
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> MaskingResult:
-    """Exact masking of the m dimensions of every domain that an estimate ranks highest on *identify*.
+    """Exact masking of m candidates per domain: `largest`, and those that an estimate ranks highest on *identify*.
 
     Mode and token sets are those of the estimate. Each domain has its own candidates, masked in its own prompts only;
-    `everywhere` are masked in all prompts besides (random controls, say). What is left out is NaN. `cost` includes that
-    of the estimate.
+    what is left out is NaN. `cost` includes that of the estimate.
     """
-    candidates = top_dimensions(estimate, m)
-    wanted = {domain: sorted({*chosen, *everywhere}) for domain, chosen in candidates.items()}
-    chosen = [prompt for prompt in prompts if prompt.domain in wanted]
+    candidates = candidates_of(estimate, m, largest)
+    chosen = [prompt for prompt in prompts if prompt.domain in candidates]
     exact = mask_dimensions(
         model,
         chosen,
-        wanted,
+        candidates,
         mode=estimate.mode,
         masked_at=estimate.masked_at,
         counted_at=estimate.counted_at,
@@ -127,15 +131,17 @@ def screened_masking(
     return replace(exact, cost=exact.cost + share * estimate.cost)
 
 
-Step = tuple[Bool[np.ndarray, "d_model"], float, float]  # which gates move, how far, weight of the point
+Step = tuple[Bool[np.ndarray, "d_model"], float, Float64[np.ndarray, "d_model"]]  # gates that move, how far, weights
 
 
 def _steps(groups: Int[np.ndarray, "d_model"], n_points: int) -> list[Step]:
     """The backward passes: one at the unmasked model for all dimensions, then one per further point and group."""
     points, weights = radau_rule(n_points)
-    steps: list[Step] = [(np.ones(len(groups), dtype=bool), points[0], weights[0])]
+    first = np.where(groups == APART, 1.0, weights[0])
+    steps: list[Step] = [(np.ones(len(groups), dtype=bool), points[0], first)]
     for point, weight in zip(points[1:], weights[1:], strict=True):
-        steps += [(groups == group, point, weight) for group in range(int(groups.max()) + 1)]
+        moving = [groups == group for group in np.unique(groups[groups != APART])]
+        steps += [(member, point, np.full(len(groups), weight)) for member in moving]
     return steps
 
 
@@ -151,9 +157,12 @@ def radau_rule(n_points: int) -> tuple[list[float], list[float]]:
     return ((points + 1) / 2).tolist(), (weights / 2).tolist()
 
 
-def _deal(d_model: int, n_groups: int, seed: int) -> Int[np.ndarray, "d_model"]:
-    """The group of every dimension; groups differ in size by at most one."""
-    return np.random.default_rng(seed).permutation(d_model) % n_groups
+def _deal(d_model: int, n_groups: int, apart: Sequence[int], seed: int) -> Int[np.ndarray, "d_model"]:
+    """The group of every dimension, or `APART`; groups differ in size by at most one."""
+    groups = np.full(d_model, APART)
+    others = np.setdiff1d(np.arange(d_model), apart)
+    groups[others] = np.random.default_rng(seed).permutation(len(others)) % n_groups
+    return groups
 
 
 def _batches(model: HookedModel, documents: Documents) -> Iterator[list[int]]:
@@ -171,8 +180,8 @@ def _gradients(
     numbers: Sequence[int],
     member: Bool[np.ndarray, "d_model"],
     point: float,
-) -> Float64[np.ndarray, "member row"]:
-    """dL/dg of the member gates, per document, with these gates at 1 - point and all others open."""
+) -> tuple[Float64[np.ndarray, "member row"], Float64[np.ndarray, "row"]]:
+    """dL/dg of the member gates, per document, with these at 1 - point and all others open, and the loss there."""
     part = documents.rows(numbers)
     gates = torch.ones(len(numbers), model.d_model, device=part.tokens.ids.device)
     inside = torch.from_numpy(member).to(gates.device)
@@ -184,9 +193,9 @@ def _gradients(
         raise ModelError(f"{model.name} gives no gradients (quantised weights?); use mask_dimensions, which needs none")
     with torch.enable_grad():
         losses, _ = token_losses(logits, part.tokens)
-        total = (losses * part.weight).sum()
-    (gradients,) = torch.autograd.grad(total, gates)
-    return gradients[:, inside].T.double().cpu().numpy()
+        scores = (losses * part.weight).double().sum(dim=1)
+    (gradients,) = torch.autograd.grad(scores.sum(), gates)
+    return gradients[:, inside].T.double().cpu().numpy(), scores.detach().cpu().numpy()
 
 
 def _gate(documents: Documents, gates: Float[Tensor, "row d_model"]) -> HookFunction:

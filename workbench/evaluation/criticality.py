@@ -35,7 +35,7 @@ PLANS = {
         n_identify=4,
         n_test=4,
         n_items=3,
-        m=12,
+        m=16,
         n_largest=2,
         n_random=0,
         n_groups=1,
@@ -84,12 +84,12 @@ def measure_criticality(
     estimates: dict[MaskMode, MaskingResult] = {}
     measured: dict[MaskMode, MaskingResult] = {}
     for mode in plan.ranked:
-        estimates[mode] = _estimate(work, identify, mode, f"estimate {mode}")
+        estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}")
         measured[mode] = _identify(work, estimates[mode], largest)
     found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
     spared = tuple(_spare(work, *sets, largest) for sets in SPARED if plan.n_spared)
     meter.finish()
-    cost = _cost(estimates, measured, found, exam, spared)
+    cost = _cost(plan.exhaustive, estimates, measured, found, exam, spared)
     return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, spared)
 
 
@@ -117,10 +117,10 @@ def planned_costs(
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts if prompt.domain != NEUTRAL))
     chosen = sample_items(items, domains, plan.n_items)
     n_rows = CHOICE_LENGTH * sum(len(item.choices) for item in chosen)
-    costs, per_estimate = {}, 4.0 + 3.0 * plan.n_groups * (plan.n_points - 1)
+    costs, per_estimate = {}, 3.0 + 3.0 * plan.n_groups * (plan.n_points - 1)
     for mode in plan.ranked:
         costs[f"estimate {mode}"] = n_identify * per_estimate
-        n_masked = d_model if mode in plan.exhaustive else plan.m + 2 * plan.n_largest
+        n_masked = d_model if mode in plan.exhaustive else plan.m
         costs[f"identify {mode}"] = n_identify * (1.0 + n_masked)
     for mode in plan.modes:
         n_own = len(plan.ranks) * (2 if mode in plan.ranked and mode != "zero" else 1)
@@ -132,7 +132,7 @@ def planned_costs(
     for masked_at, counted_at in SPARED if plan.n_spared else ():
         n_spared = plan.n_spared * len(domains)
         costs[f"spared {masked_at} {counted_at} estimate"] = n_spared * per_estimate
-        costs[f"spared {masked_at} {counted_at}"] = n_spared * (1.0 + plan.m + 2 * plan.n_largest)
+        costs[f"spared {masked_at} {counted_at}"] = n_spared * (1.0 + plan.m)
     return costs
 
 
@@ -210,6 +210,7 @@ class _Work:
 def _estimate(
     work: _Work,
     prompts: Sequence[Prompt],
+    largest: Sequence[int],
     mode: MaskMode,
     step: str,
     masked_at: TokenSet = "all tokens",
@@ -223,6 +224,7 @@ def _estimate(
         counted_at=counted_at,
         n_groups=work.plan.n_groups,
         n_points=work.plan.n_points,
+        apart=largest,
         reference=work.sources[mode],
         progress=work.meter.step(step),
         **work.options,
@@ -235,7 +237,7 @@ def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> M
     options = {"reference": work.sources[mode], "progress": work.meter.step(f"identify {mode}"), **work.options}
     if mode in work.plan.exhaustive:
         return mask_dimensions(work.model, work.identify, mode=mode, **options)
-    return screened_masking(work.model, work.identify, estimate, m=work.plan.m, everywhere=largest, **options)
+    return screened_masking(work.model, work.identify, estimate, m=work.plan.m, largest=largest, **options)
 
 
 def _spare(
@@ -244,9 +246,9 @@ def _spare(
     """Estimate and screened masking to zero on few passages, with some tokens left out of losses and masks."""
     prompts = sample_prompts(work.identify, "identify", work.plan.n_spared)
     step = f"spared {masked_at} {counted_at}"
-    estimate = _estimate(work, prompts, "zero", f"{step} estimate", masked_at, counted_at)
+    estimate = _estimate(work, prompts, largest, "zero", f"{step} estimate", masked_at, counted_at)
     options = {"reference": work.sources["zero"], "progress": work.meter.step(step), **work.options}
-    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, everywhere=largest, **options)
+    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=largest, **options)
 
 
 def _hold_out(
@@ -301,6 +303,7 @@ def _exam(work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], rando
 
 
 def _cost(
+    exhaustive: Collection[MaskMode],
     estimates: Mapping[MaskMode, MaskingResult],
     measured: Mapping[MaskMode, MaskingResult],
     test: Mapping[MaskMode, MaskingResult],
@@ -309,8 +312,8 @@ def _cost(
 ) -> float:
     """Forward passes of one passage or choice; a screened result's cost holds that of its estimate."""
     results = [*measured.values(), *test.values(), *(result for _, result in spared)]
-    apart = [estimates[mode] for mode, result in measured.items() if len(result.dimensions) == result.d_model]
-    passes = sum(result.cost * len(result.prompts) for result in (*results, *apart))
+    alone = [estimates[mode] for mode in exhaustive]
+    passes = sum(result.cost * len(result.prompts) for result in (*results, *alone))
     for result in exam.values():
         known = np.isfinite(result.masked).sum() + result.baseline.size
         passes += float(known)

@@ -51,11 +51,7 @@ def mask_dimensions(
     sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
     documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
     wanted = wanted_dimensions(dimensions, documents.domains, model.d_model)
-    every = tuple(sorted(set().union(*wanted)))
-    masked = np.full((len(every), len(prompts)), np.nan)
-    place = {dimension: index for index, dimension in enumerate(every)}
-    for numbers, chosen, scores in _masked_scores(model, documents, wanted, progress):
-        masked[np.ix_([place[dimension] for dimension in chosen], numbers)] = scores
+    every, masked = _masked_scores(model, documents, wanted, progress)
     baseline = unmasked_scores(model, documents)
     return MaskingResult(
         mode=mode,
@@ -92,14 +88,10 @@ def mask_choices(
         raise ValueError(f"accuracy needs items that all have the same number of choices; given {sorted(sizes)}")
     documents = _choice_documents(model, items, mode=mode, reference=reference, seed=seed)
     wanted = wanted_dimensions(dimensions, documents.domains, model.d_model)
-    every = tuple(sorted(set().union(*wanted)))
-    place = {dimension: index for index, dimension in enumerate(every)}
-    masked = np.full((len(every), len(documents.domains)), np.nan)
-    for numbers, chosen, scores in _masked_scores(model, documents, wanted, progress):
-        masked[np.ix_([place[dimension] for dimension in chosen], numbers)] = -scores
+    every, masked = _masked_scores(model, documents, wanted, progress)
     shape = (len(items), sizes.pop())
     baseline = -unmasked_scores(model, documents).reshape(shape)
-    return ChoiceMasking(mode, every, tuple(items), baseline, masked.reshape(len(every), *shape))
+    return ChoiceMasking(mode, every, tuple(items), baseline, -masked.reshape(len(every), *shape))
 
 
 def choice_items(items: Sequence[BehaviourItem]) -> list[ChoiceItem]:
@@ -253,18 +245,26 @@ def unmasked_scores(model: HookedModel, documents: Documents) -> Float64[np.ndar
 
 def _masked_scores(
     model: HookedModel, documents: Documents, wanted: Sequence[tuple[int, ...]], progress: Progress | None
-) -> Iterator[tuple[list[int], tuple[int, ...], Float64[np.ndarray, "dimension row"]]]:
-    """Scores of documents under every mask, pass by pass, with the rows and dimensions they belong to."""
+) -> tuple[tuple[int, ...], Float64[np.ndarray, "dimension row"]]:
+    """The dimensions masked in any row, ascending, and the score of every row with each of them masked alone.
+
+    `wanted` are those of every row; what a row does not want is NaN.
+    """
+    every = tuple(sorted(set().union(*wanted)))
+    place = {dimension: index for index, dimension in enumerate(every)}
+    found = np.full((len(every), len(wanted)), np.nan)
     done, total = 0, sum(map(len, wanted))
     for numbers, dimensions in _passes(model, documents, wanted):
         part, n = documents.rows(numbers), len(dimensions)
         batch = Tokens(part.tokens.ids.repeat(n, 1), part.tokens.mask.repeat(n, 1))
         with model.hooked(dict.fromkeys(model.residual_sites(), _mask(part, dimensions)), editing=True):
             logits = model.logits(batch)
-        yield numbers, dimensions, _scores(logits, batch, part.weight.repeat(n, 1)).reshape(n, len(numbers))
+        scores = _scores(logits, batch, part.weight.repeat(n, 1)).reshape(n, len(numbers))
+        found[np.ix_([place[dimension] for dimension in dimensions], numbers)] = scores
         done += n * len(numbers)
         if progress is not None:
             progress(done, total)
+    return every, found
 
 
 def _passes(

@@ -1,4 +1,4 @@
-"""What a fast estimate of masking finds of the truth, against its cost; drawn from one tidy table."""
+"""What the screened path finds of the truth, against its cost; drawn from one tidy table."""
 
 from html import escape
 from typing import Any
@@ -14,7 +14,7 @@ GOAL_RECALL, GOAL_COST = 0.9, 0.2
 
 
 def recall_figure(recall: pd.DataFrame) -> go.Figure:
-    """How much of the true top k an estimate finds against what it costs, one line per setting of the estimate.
+    """How much of the true top k the screened path finds against what it costs, one line per setting of its estimate.
 
     `recall` has columns setting, m, domain, recall, fraction (of the exhaustive cost). Lines are the worst domain,
     faint marks all domains; the dotted lines are the goal.
@@ -52,7 +52,7 @@ def recall_figure(recall: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="cost, as a share of masking every dimension", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(title_text="recall of the true top 10", tickformat=".0%", range=[-0.03, 1.05])
     figure.update_layout(showlegend=True, legend={"title": {"text": "estimate (line: worst domain)"}})
-    subtitle = "candidates m are masked exactly; faint marks are single domains; dotted: the goal"
+    subtitle = "m candidates are masked exactly; faint marks are single domains; dotted: the goal"
     return dress(figure, title="Finding the needed dimensions without masking all", subtitle=subtitle, height=420)
 
 

@@ -40,8 +40,7 @@ def masking(material: Material) -> str:
         ),
     ]
     if "recall" in tables:
-        recall = tables["recall"].assign(setting=f"{result.plan.n_groups} groups, {result.plan.n_points} points")
-        parts.append(plot(recall_figure(recall), "recall", recall_caption(recall)))
+        parts.append(plot(recall_figure(tables["recall"]), "recall", recall_caption(tables["recall"])))
     parts += [_exam(result), _drop_details(tables["drops"])]
     return "".join(parts)
 
@@ -55,7 +54,8 @@ def _how(result: Criticality, path: str) -> str:
     else:
         ranked = (
             f"gradients estimated all dimensions on {counts['identify']} passages per domain of identify, and "
-            f"the first {plan.m} of each were then masked exactly (the screened path)"
+            f"{plan.m} candidates of each, the largest dimensions among them, were then masked exactly (the screened "
+            "path)"
         )
     few = " With so few passages only large drops can be shown." if min(counts.values()) < 10 else ""
     return paragraph(

@@ -221,9 +221,8 @@ def _masking(run: Material) -> list[Drawing]:
         for name, table, function, figure, caption in drawn
     ]
     if "recall" in tables:
-        setting = f"{result.plan.n_groups} groups, {result.plan.n_points} points"
-        recall = tables["recall"].assign(setting=setting)
-        call = f'recall_figure({of_run}["recall"].assign(setting="{setting}"))'
+        recall = tables["recall"]
+        call = f'recall_figure({of_run}["recall"])'
         found.append(Drawing("masking-recall", recall_figure(recall), recall_caption(recall), call))
     return found
 
