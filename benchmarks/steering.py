@@ -4,7 +4,7 @@ ranking     sign-consistency scores and the top units for stacked activations of
             of `sign_consistency` (batch by batch) against a loop over units on stacked tensors, as the paper's code has
             it. The loop runs over the first `--loop-units` units of the whole stack, and its time is scaled up.
 memory      peak resident bytes of a fresh process that counts signs over n and over ten times as many pairs.
-generation  cached generation under every method against unsteered: median ratio over alternating repetitions.
+generation  cached generation under every method against unsteered: median of paired ratios with its 95 % interval.
 """
 
 import argparse
@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from workbench.models import HookedModel, load_model
@@ -133,31 +135,36 @@ def methods(model: HookedModel) -> dict[str, Steering]:
     }
 
 
-def generation(model: HookedModel, n_tokens: int, repetitions: int) -> dict[str, dict[str, float]]:
-    """Ratio of steered to unsteered cached generation for 8 prompts, in the scope that each method is used in."""
+def generation(model: HookedModel, n_tokens: int, n_pairs: int) -> dict[str, dict[str, float]]:
+    """Ratio of steered to unsteered cached generation for 8 prompts, in the scope that each method is used in.
+
+    Round by round every method is timed right beside the unsteered model, which goes first in every other round.
+    """
     eos, model.hf_model.generation_config.eos_token_id = model.hf_model.generation_config.eos_token_id, -1
     words = "law sum cell code war sea king field".split()
     tokens = model.tokenize([f"The {word} of the" for word in words], side="left")
 
-    def unsteered() -> None:
-        model.generate(tokens, max_new_tokens=n_tokens)
+    def generate(steering: Steering | None) -> float:
+        with nullcontext() if steering is None else steer(model, steering, 1.0, steering.published_scope):
+            return seconds(lambda: model.generate(tokens, max_new_tokens=n_tokens))
 
-    unsteered()
-    found = {}
-    for name, steering in methods(model).items():
-
-        def steered(steering: Steering = steering) -> None:
-            with steer(model, steering, 1.0, steering.published_scope):
-                model.generate(tokens, max_new_tokens=n_tokens)
-
-        steered()
-        ratios = []
-        for _ in range(repetitions):
-            plain = seconds(unsteered)
-            ratios.append(seconds(steered) / plain)
-        found[name] = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    steerings = methods(model)
+    ratios: dict[str, list[float]] = {name: [] for name in steerings}
+    for round_index in range(-1, n_pairs):  # the first one warms up
+        for name, steering in steerings.items():
+            pair = (None, steering) if round_index % 2 else (steering, None)
+            took = {one: generate(one) for one in pair}
+            if round_index >= 0:
+                ratios[name].append(took[steering] / took[None])
     model.hf_model.generation_config.eos_token_id = eos
-    return found
+    return {name: median_interval(found) for name, found in ratios.items()}
+
+
+def median_interval(values: list[float]) -> dict[str, float]:
+    """Median with the order statistics that enclose the true one with a probability of at least 95 %."""
+    ordered, n = sorted(values), len(values)
+    below = max(0, int(stats.binom.ppf(0.025, n, 0.5)) - 1)
+    return {"ratio": statistics.median(ordered), "low": ordered[below], "high": ordered[n - 1 - below]}
 
 
 def main() -> None:
@@ -166,8 +173,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--units", type=int, default=131_072)
     parser.add_argument("--loop-units", type=int, default=8192)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--repetitions", type=int, default=7, help="of the ranking by counters")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of steered and unsteered generation per method")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steering.json"))
     arguments = parser.parse_args()
     few, many = max(BATCH, arguments.pairs // 10), arguments.pairs
@@ -180,7 +188,7 @@ def main() -> None:
         "torch": torch.__version__,
         "ranking": ranking(arguments.pairs, arguments.units, arguments.loop_units, arguments.repetitions),
         "memory": {"pairs": [few, many], "peak_bytes": [low, high], "ratio": high / low},
-        "generation": generation(model, arguments.tokens, arguments.repetitions),
+        "generation": generation(model, arguments.tokens, arguments.rounds),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
