@@ -65,6 +65,8 @@ def test_without_dimensions_it_ranks_and_tests_them(
         (("--dimensions", "5,16"), "out of range; this model has 0 to 15"),
         (("--dimensions", "a"), "cannot read dimensions 'a'"),
         (("--dimensions", "7-5"), "range 7-5 of --dimensions is empty"),
+        (("--masked-at", "sinks"), "--masked-at 'sinks' is no set of tokens; choose one of 'all tokens'"),
+        (("--counted-at", "later"), "--counted-at 'later' is no set of tokens"),
         (("--exam", "builtin"), "there is no exam for model"),
         (("--exam", "missing.jsonl"), "missing.jsonl"),
     ],
@@ -84,3 +86,5 @@ def test_options_are_read() -> None:
     plan = read_plan("full", ("mean",), k=2, m=3, passages=5)
     assert (plan.modes, plan.exhaustive) == (("zero", "mean"), ("zero", "mean"))
     assert read_plan("screened", ("zero",), k=2, m=3, passages=5).exhaustive == ()
+    later = ("after the first token", "after the first token")
+    assert (plan.n_spared, read_plan("full", ("mean",), k=2, m=3, passages=5, sets=later).n_spared) == (5, 0)

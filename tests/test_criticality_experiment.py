@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.pages import Page
 from tests.test_attribution import counted_rows
 from tests.tiny import tiny_model
 from workbench.dimensions.critical_tables import (
@@ -45,7 +46,8 @@ from workbench.evaluation.criticality import (
 )
 from workbench.evaluation.masking import mask_choices, mask_dimensions
 from workbench.evaluation.replacements import make_replacement
-from workbench.records import Activations, ChoiceItem, MaskingResult, Prompt, RecordError, Site, Split
+from workbench.records import TOKEN_SETS, Activations, ChoiceItem, MaskingResult, Prompt, RecordError, Site, Split
+from workbench.report.criticality import _tokens
 
 TEXTS: dict[str, dict[Split, tuple[str, ...]]] = {
     "law": {
@@ -198,12 +200,17 @@ def test_agreement_where_tokens_are_spared_by_hand() -> None:
     magnitudes = {TOKEN_READINGS[0]: np.array([[4.0, 3.0, 1.0, 2.0]] * 2)}
     drops = ({"zero": exact}, {"zero": exact}, {"zero": exact})
     result = Criticality(plan, 4, ("law", "code"), (), 9.0, magnitudes, *drops, {}, (spared,))
-    found = {(row["against"], row["domain"], row["k"]): row for row in table_rows(token_table(result))}
+    table = table_rows(token_table(result))
+    at_all = {(row["against"], row["domain"], row["k"]): row for row in table if row["masked_at"] == "all tokens"}
+    assert at_all[ALL_TOKENS, "code", 2]["overlap"] == 1.0  # the same passages with nothing left out
+    assert at_all[ALL_TOKENS, "law", 2]["worst"] == 9.0
+    found = {(row["against"], row["domain"], row["k"]): row for row in table if row["masked_at"] != "all tokens"}
     assert found[ALL_TOKENS, "law", 2]["overlap"] == 0.5  # 3, 0 and 0, 1
     assert found[ALL_TOKENS, "code", 2]["overlap"] == 0.5  # 0, 3 and 3, 2
     assert found[f"magnitude {TOKEN_READINGS[0]}", "code", 1]["overlap"] == 1.0  # 0 and 0
     assert found[ALL_TOKENS, "law", 2]["masked_at"] == "after the first token"
-    (of_magnitude, of_masking) = token_summary(result, 1)
+    (*_, of_magnitude, of_masking) = token_summary(result, 1)
+    assert of_magnitude["worst"] == (9.0 + 2.0) / 2
     assert (of_magnitude["overlap"], of_magnitude["chance"]) == (0.5, 0.25)  # 0 of law 3 and of code 0
     assert of_masking["overlap"] == 0.0  # 3 and 0, 0 and 3
     assert found[ALL_TOKENS, "law", 2]["spearman"] == pytest.approx(-0.4)  # 3, 0, 2, 1 and 0, 1, 2, 3
@@ -218,6 +225,22 @@ def test_magnitudes_leave_out_the_first_token_and_tokens_of_high_norm() -> None:
     found = {name: float(magnitude[0]) for name, magnitude in _passage_magnitudes(batch, 0).items()}
     # norms 8, 1, 1, 30, 1: median 1, so that 30 alone exceeds ten times the median
     assert found == pytest.approx(dict(zip(TOKEN_READINGS, (33 / 4, 41 / 5, 1.0, 8.0), strict=True)))
+
+
+def test_a_plan_may_leave_tokens_out_of_masks_and_losses() -> None:
+    later = replace(
+        FULL, modes=("zero",), ranked=("zero",), n_spared=0, masked_at=TOKEN_SETS[1], counted_at=TOKEN_SETS[1]
+    )
+    result = measure_criticality(tiny_model(), PROMPTS, plan=later)
+    for part, split in ((result.identify, "identify"), (result.test, "test")):
+        own = [prompt for prompt in PROMPTS if prompt.split == split]
+        alone = mask_dimensions(
+            tiny_model(), own, part["zero"].dimensions, masked_at=TOKEN_SETS[1], counted_at=TOKEN_SETS[1]
+        )
+        np.testing.assert_allclose(part["zero"].rise, alone.rise, atol=1e-5)
+    assert result.estimates["zero"].masked_at == TOKEN_SETS[1]
+    with pytest.raises(ValueError, match="leave the exam out"):
+        measure_criticality(tiny_model(), PROMPTS, ITEMS, plan=later)
 
 
 def test_plans_that_cannot_be_are_refused() -> None:
@@ -247,3 +270,13 @@ def test_a_replacement_made_before_serves_its_mode_and_domains_only() -> None:
     np.testing.assert_array_equal(mask_dimensions(model, PROMPTS, [3], mode="mean", reference=made).rise, direct.rise)
     with pytest.raises(ValueError, match="made for mode 'mean' or for other domains"):
         mask_dimensions(model, PROMPTS, [3], mode="zero", reference=made)
+
+
+def test_the_report_sets_rankings_that_spare_tokens_beside_the_same_passages_with_nothing_left_out(
+    found: Criticality,
+) -> None:
+    page = Page(_tokens(found))
+    cells = [element.text for element in page.all("td")]
+    assert list(zip(cells[::5], cells[1::5], strict=True)) == [("all tokens", "all tokens"), *SPARED]
+    assert f"the same {FULL.n_spared} passages per domain" in " ".join(element.text for element in page.all("p"))
+    assert _tokens(replace(found, spared=())) == ""

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
     from workbench.dimensions.experiments import CriticalityPlan
     from workbench.models import HookedModel
-    from workbench.records import ChoiceItem, MaskingResult, MaskMode, Prompt
+    from workbench.records import ChoiceItem, MaskingResult, MaskMode, Prompt, TokenSet
     from workbench.study import Settings
 
 Stage = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 Found = tuple[dict[str, "pd.DataFrame"], Callable[[Path], None]]  # tables by title, and how to save everything
-TITLE = "Rise of token loss on test (nats per token)"
 N_ITEMS = 24
 N_SPARED = 8
 
@@ -34,6 +33,12 @@ def mask(
     k: Annotated[int, typer.Option("--k", help="Top dimensions that the ranking is to hold.")] = 10,
     m: Annotated[int, typer.Option("--m", help="Screened: dimensions per domain that are masked exactly.")] = 32,
     passages: Annotated[int, typer.Option("--passages", help="Passages per domain, of identify and of test.")] = 24,
+    masked_at: Annotated[
+        str, typer.Option("--masked-at", help="all tokens, after the first token, or without high-norm tokens.")
+    ] = "all tokens",
+    counted_at: Annotated[
+        str, typer.Option("--counted-at", help="Tokens whose predictions count: the same three choices.")
+    ] = "all tokens",
     exam: Annotated[
         str, typer.Option("--exam", help="'builtin', a file of questions, or 'none'; accuracy under masking.")
     ] = "none",
@@ -56,7 +61,8 @@ def mask(
     settings = Settings(
         model, source, names, seed=seed, device=device, dtype=dtype, truncate=truncate, allow_download=download
     )
-    plan = read_plan(path, modes, k=k, m=m, passages=passages)
+    sets = read_tokens(masked_at, "--masked-at"), read_tokens(counted_at, "--counted-at")
+    plan = read_plan(path, modes, k=k, m=m, passages=passages, sets=sets)
     items = read_items(exam, settings)
     folder = None if out is None else check_folder(out)
     chosen = None if dimensions is None else read_dimensions(dimensions)
@@ -112,8 +118,26 @@ def read_modes(text: str) -> tuple["MaskMode", ...]:
     raise ValueError(f"unknown mask mode {text!r}; choose one of {', '.join(MASK_MODES)}, or all")
 
 
-def read_plan(path: str, modes: Sequence["MaskMode"], *, k: int, m: int, passages: int) -> "CriticalityPlan":
-    """The plan of an experiment: every asked mode ranks, and zero beside it."""
+def read_tokens(text: str, option: str) -> "TokenSet":
+    """The set of tokens that an option names."""
+    from workbench.records import TOKEN_SETS
+
+    for known in TOKEN_SETS:
+        if known == text:
+            return known
+    raise ValueError(f"{option} {text!r} is no set of tokens; choose one of {', '.join(map(repr, TOKEN_SETS))}")
+
+
+def read_plan(
+    path: str,
+    modes: Sequence["MaskMode"],
+    *,
+    k: int,
+    m: int,
+    passages: int,
+    sets: tuple["TokenSet", "TokenSet"] = ("all tokens", "all tokens"),
+) -> "CriticalityPlan":
+    """The plan of an experiment: every asked mode ranks, and zero beside it; `sets` are masked and counted."""
     from workbench.dimensions.experiments import CriticalityPlan
 
     if path not in ("screened", "full"):
@@ -133,7 +157,9 @@ def read_plan(path: str, modes: Sequence["MaskMode"], *, k: int, m: int, passage
         n_items=N_ITEMS,
         k=k,
         m=m,
-        n_spared=min(N_SPARED, passages) if path == "full" else 0,
+        n_spared=min(N_SPARED, passages) if path == "full" and set(sets) == {"all tokens"} else 0,
+        masked_at=sets[0],
+        counted_at=sets[1],
     )
 
 
@@ -196,6 +222,13 @@ class Work:
     settings: "Settings"
 
 
+def _title(plan: "CriticalityPlan") -> str:
+    title = "Rise of token loss on test (nats per token)"
+    if plan.masked_at == plan.counted_at == "all tokens":
+        return title
+    return f"{title}; masked at {plan.masked_at}, losses of what is predicted at {plan.counted_at}"
+
+
 def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) -> Found:
     import pandas as pd
 
@@ -212,6 +245,8 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
             test,
             dimensions,
             mode=mode,
+            masked_at=work.plan.masked_at,
+            counted_at=work.plan.counted_at,
             reference=reference,
             seed=work.settings.seed,
             truncate=work.settings.truncate,
@@ -226,7 +261,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
         for mode, result in results.items():
             save_masking(result, folder / f"test-{mode}.safetensors")
 
-    return {TITLE: table}, save
+    return {_title(work.plan): table}, save
 
 
 def chosen_rows(result: "MaskingResult") -> list[dict[str, str | int | float]]:
@@ -267,7 +302,7 @@ def _experiment(work: Work, items: Sequence["ChoiceItem"], stage: Stage, say: Sa
         truncate=work.settings.truncate,
         progress=lambda done, total: stage("masking", done, total),
     )
-    tables = {TITLE: drop_table(result)}
+    tables = {_title(work.plan): drop_table(result)}
     exam = pd.DataFrame(exam_summary(result))
     if not exam.empty:
         tables["Exam items of test, all domains together (fractions; log-odds in nats)"] = exam

@@ -10,7 +10,8 @@ jaccard     how much the top dimensions of two domains share, by masking and by 
 recall      where a mode was masked exhaustively: how much of its top k the screened path finds with m candidates
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from workbench.records import ChoiceMasking, MaskingResult, MaskMode
 MEAN = "mean"  # of the domains
 RANDOM = 0  # rank of the controls
 ALL_TOKENS = "masking at all tokens"
+OVERLAP_KS = (1, 2, 4, 8, 10, 16, 32, 64, 128, 256, 512)
 
 
 def criticality_tables(result: Criticality) -> dict[str, pd.DataFrame]:
@@ -195,28 +197,46 @@ def agreement_table(result: Criticality) -> pd.DataFrame:
 def token_table(result: Criticality) -> pd.DataFrame:
     """`agreement_table` where masks and losses spare tokens: is agreement, or what is critical, only that of sinks?
 
-    Dimensions are masked to zero at the tokens `masked_at`, losses are of what is predicted at `counted_at`. `against`
-    is a token reading of magnitude, or the ranking by masking and counting at all tokens.
+    Dimensions are masked to zero at the tokens `masked_at`, losses are of what is predicted at `counted_at`; first come
+    all tokens, in the same passages. `worst` is what the rank-1 dimension costs (nats per token, *identify*). `against`
+    is a token reading of magnitude, or the ranking by masking and counting at all tokens in all passages.
     """
+    if not result.spared:
+        return pd.DataFrame()
     zero = orders(result)["zero"]
     everywhere = np.stack([rank_scores(zero[domain], result.d_model) for domain in result.domains])
     others = {f"magnitude {tokens}": values for tokens, values in result.magnitudes.items()} | {ALL_TOKENS: everywhere}
+    names = result.spared[0][1].prompts
+    unspared = (_in_prompts(result.estimates["zero"], names), _in_prompts(result.identify["zero"], names))
     frames = []
-    for estimate, measured in result.spared:
-        order = ranking(measured, estimate)
+    for estimate, measured in (unspared, *result.spared):
+        order, worst = ranking(measured, estimate), dict(zip(result.domains, _worst(measured), strict=True))
         head = {"masked_at": measured.masked_at, "counted_at": measured.counted_at}
-        frames += [_agreement(result, order, scores, head | {"against": name}) for name, scores in others.items()]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        for name, scores in others.items():
+            frame = _agreement(result, order, scores, head | {"against": name})
+            frames.append(frame.assign(worst=[worst[domain] for domain in frame["domain"]]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _in_prompts(result: MaskingResult, names: Collection[str]) -> MaskingResult:
+    """A result as it is in some of its prompts."""
+    kept = [index for index, name in enumerate(result.prompts) if name in names]
+    parts = {part: tuple(getattr(result, part)[index] for index in kept) for part in ("prompts", "domains", "splits")}
+    return replace(result, baseline=result.baseline[kept], rise=result.rise[:, kept], **parts)
+
+
+def _worst(measured: MaskingResult) -> Float64[np.ndarray, "domain"]:
+    return np.nanmax(domain_rise(measured, "identify"), axis=1)
 
 
 def token_summary(result: Criticality, k: int) -> list[dict[str, Any]]:
-    """`token_table` at one k as means over domains: overlap, its chance, and Spearman's correlation."""
+    """`token_table` at one k as means over domains: overlap, its chance, Spearman's correlation, the worst drop."""
     table = token_table(result)
     if table.empty:
         return []
     names = ["masked_at", "counted_at", "against"]
     groups = table[table["k"] == k].groupby(names, sort=False)
-    means: pd.DataFrame = groups[["overlap", "chance", "spearman"]].agg("mean").reset_index()
+    means: pd.DataFrame = groups[["overlap", "chance", "spearman", "worst"]].agg("mean").reset_index()
     return table_rows(means.assign(k=k))
 
 
@@ -228,7 +248,7 @@ def _agreement(
 ) -> pd.DataFrame:
     """Overlap@k and Spearman's correlation of scores with a ranking, one row per domain and k, after the columns of
     `head`."""
-    ks = [k for k in (1, 2, 4, 8, 10, 16, 32, 64, 128, 256, 512) if k <= result.d_model // 2] or [1]
+    ks = [k for k in OVERLAP_KS if k <= result.d_model // 2] or [1]
     frames = []
     for number, domain in enumerate(result.domains):
         ranked = rank_scores(order[domain], result.d_model)
@@ -267,7 +287,7 @@ def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 3
     """
     plan, rows = result.plan, []
     largest = largest_of(result.magnitudes, plan.n_largest)
-    setting = estimate_name(plan.n_groups, plan.n_points)
+    setting = estimate_name(plan.n_groups, plan.n_points, len(largest))
     for mode in plan.exhaustive:
         exact, estimate = result.identify[mode], result.estimates[mode]
         true = top_dimensions(exact, plan.k)
@@ -279,9 +299,11 @@ def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 3
     return pd.DataFrame(rows, columns=["mode", "setting", "domain", "k", "m", "recall", "cost", "fraction"])
 
 
-def estimate_name(n_groups: int, n_points: int) -> str:
+def estimate_name(n_groups: int, n_points: int, n_apart: int) -> str:
     """What an estimate by gradients is called in tables and figures."""
-    return "plain gradient" if n_points == 1 else f"{n_groups} groups, {n_points} points"
+    if n_points == 1:
+        return "plain gradient"
+    return f"{n_groups} groups, {n_points} points" + (", largest apart" if n_apart else "")
 
 
 def summarise_criticality(result: Criticality) -> dict[str, Any]:

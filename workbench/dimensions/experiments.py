@@ -21,6 +21,7 @@ from workbench.records import (
     MaskingResult,
     MaskMode,
     RecordError,
+    TokenSet,
     load_arrays,
     load_choice_masking,
     load_masking,
@@ -45,7 +46,8 @@ class CriticalityPlan:
     Drops of the dimensions at `ranks`, of `n_random` random ones and of those named besides are measured in all `modes`
     on `n_test` passages per domain of *test*, and on `n_items` exam items per domain (0: no exam). On `n_spared`
     passages per domain of *identify* (0: not at all) dimensions are ranked again, on the screened path and masked to
-    zero, without the first token and without tokens of high norm: their losses left out, or the mask too.
+    zero, without the first token and without tokens of high norm: their losses left out, or the mask too. All else is
+    masked at the tokens `masked_at`, and losses are of what is predicted at `counted_at`.
     """
 
     name: str
@@ -63,6 +65,8 @@ class CriticalityPlan:
     n_groups: int = 4
     n_points: int = 2
     n_spared: int = 0
+    masked_at: TokenSet = "all tokens"
+    counted_at: TokenSet = "all tokens"
 
     def __post_init__(self) -> None:
         if "zero" not in self.ranked or not set(self.exhaustive) <= set(self.ranked) <= set(self.modes):

@@ -10,7 +10,7 @@ whether a dimension is needed where domain text is, or only at the sink.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float64
@@ -72,6 +72,8 @@ def measure_criticality(
     plan = fit_plan(plan, model.d_model)
     identify, test = (sample_prompts(prompts, split, getattr(plan, f"n_{split}")) for split in ("identify", "test"))
     domains = tuple(dict.fromkeys(prompt.domain for prompt in identify))
+    if items and plan.masked_at != "all tokens":
+        raise ValueError(f"exam items are masked at all tokens, the plan at {plan.masked_at!r}; leave the exam out")
     magnitudes = token_magnitudes(model, identify, truncate=truncate)
     largest = largest_of(magnitudes, plan.n_largest)
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
@@ -84,7 +86,7 @@ def measure_criticality(
     estimates: dict[MaskMode, MaskingResult] = {}
     measured: dict[MaskMode, MaskingResult] = {}
     for mode in plan.ranked:
-        estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}")
+        estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}", _sets(plan))
         measured[mode] = _identify(work, estimates[mode], largest)
     found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
     spared = tuple(_spare(work, *sets, largest) for sets in SPARED if plan.n_spared)
@@ -193,6 +195,17 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     return found
 
 
+class TokenSets(TypedDict):
+    """The tokens that are masked, and those whose predictions count."""
+
+    masked_at: TokenSet
+    counted_at: TokenSet
+
+
+def _sets(plan: CriticalityPlan) -> TokenSets:
+    return TokenSets(masked_at=plan.masked_at, counted_at=plan.counted_at)
+
+
 @dataclass(frozen=True)
 class _Work:
     """What every step of an experiment needs."""
@@ -213,20 +226,18 @@ def _estimate(
     largest: Sequence[int],
     mode: MaskMode,
     step: str,
-    masked_at: TokenSet = "all tokens",
-    counted_at: TokenSet = "all tokens",
+    sets: TokenSets,
 ) -> MaskingResult:
     return estimate_masking(
         work.model,
         prompts,
         mode=mode,
-        masked_at=masked_at,
-        counted_at=counted_at,
         n_groups=work.plan.n_groups,
         n_points=work.plan.n_points,
         apart=largest,
         reference=work.sources[mode],
         progress=work.meter.step(step),
+        **sets,
         **work.options,
     )
 
@@ -236,7 +247,7 @@ def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> M
     mode = estimate.mode
     options = {"reference": work.sources[mode], "progress": work.meter.step(f"identify {mode}"), **work.options}
     if mode in work.plan.exhaustive:
-        return mask_dimensions(work.model, work.identify, mode=mode, **options)
+        return mask_dimensions(work.model, work.identify, mode=mode, **_sets(work.plan), **options)
     return screened_masking(work.model, work.identify, estimate, m=work.plan.m, largest=largest, **options)
 
 
@@ -245,8 +256,8 @@ def _spare(
 ) -> tuple[MaskingResult, MaskingResult]:
     """Estimate and screened masking to zero on few passages, with some tokens left out of losses and masks."""
     prompts = sample_prompts(work.identify, "identify", work.plan.n_spared)
-    step = f"spared {masked_at} {counted_at}"
-    estimate = _estimate(work, prompts, largest, "zero", f"{step} estimate", masked_at, counted_at)
+    step, sets = f"spared {masked_at} {counted_at}", TokenSets(masked_at=masked_at, counted_at=counted_at)
+    estimate = _estimate(work, prompts, largest, "zero", f"{step} estimate", sets)
     options = {"reference": work.sources["zero"], "progress": work.meter.step(step), **work.options}
     return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=largest, **options)
 
@@ -281,9 +292,8 @@ def _test(
     """
     shared = set(everywhere).union(*own.values()) if mode == "zero" else set(everywhere)
     wanted = {domain: sorted({*dimensions, *shared}) for domain, dimensions in own.items()}
-    step = work.meter.step(f"test {mode}")
-    source = work.sources[mode]
-    return mask_dimensions(work.model, work.test, wanted, mode=mode, reference=source, progress=step, **work.options)
+    options = {"reference": work.sources[mode], "progress": work.meter.step(f"test {mode}"), **work.options}
+    return mask_dimensions(work.model, work.test, wanted, mode=mode, **_sets(work.plan), **options)
 
 
 def _ranked_dimensions(

@@ -4,8 +4,15 @@ from html import escape
 
 import pandas as pd
 
-from workbench.dimensions.critical_tables import criticality_tables, exam_summary, table_rows
-from workbench.dimensions.experiments import Criticality, load_criticality
+from workbench.dimensions.critical_tables import (
+    ALL_TOKENS,
+    OVERLAP_KS,
+    criticality_tables,
+    exam_summary,
+    table_rows,
+    token_summary,
+)
+from workbench.dimensions.experiments import TOKEN_READINGS, Criticality, load_criticality
 from workbench.figures import table_html
 from workbench.figures.criticality import (
     drop_caption,
@@ -41,7 +48,7 @@ def masking(material: Material) -> str:
     ]
     if "recall" in tables:
         parts.append(plot(recall_figure(tables["recall"]), "recall", recall_caption(tables["recall"])))
-    parts += [_exam(result), _drop_details(tables["drops"])]
+    parts += [_tokens(result), _exam(result), _drop_details(tables["drops"])]
     return "".join(parts)
 
 
@@ -62,6 +69,33 @@ def _how(result: Criticality, path: str) -> str:
         f"To rank the dimensions, {ranked}; what is reported is measured on {counts['test']} passages per domain of "
         f"test. All in all {number(result.cost)} forward passes.{few}"
     )
+
+
+def _tokens(result: Criticality) -> str:
+    """Whether the ranking is that of the first token and of tokens of high norm, in numbers."""
+    nearest = max((k for k in OVERLAP_KS if k <= min(result.plan.k, result.d_model // 2)), default=1)
+    rows = {(row["masked_at"], row["counted_at"], row["against"]): row for row in token_summary(result, nearest)}
+    if not rows:
+        return ""
+    magnitude = f"magnitude {TOKEN_READINGS[0]}"
+    shown, found = [], {}
+    for masked_at, counted_at in dict.fromkeys(key[:2] for key in rows):
+        large, needed = (rows[masked_at, counted_at, name] for name in (magnitude, ALL_TOKENS))
+        found[masked_at, counted_at] = large, needed
+        numbers = (f"{large['overlap']:.0%}", f"{needed['overlap']:.0%}", number(large["worst"]))
+        shown.append((masked_at, counted_at, *numbers))
+    (large, needed), (large_spared, needed_spared) = next(iter(found.values())), list(found.values())[-1]
+    n = len(result.spared[0][1].prompts) // len(result.domains)
+    told = paragraph(
+        f"Is this only the sink? With the first token and tokens of high norm left out of masks and losses, the top "
+        f"{nearest} by masking share {needed_spared['overlap']:.0%} with the top {nearest} at all tokens (the same "
+        f"{n} passages per domain with nothing left out: {needed['overlap']:.0%}; chance {large['chance']:.1%}), and "
+        f"{large_spared['overlap']:.0%} with the {nearest} largest ({large['overlap']:.0%}). The dimension that costs "
+        f"most costs {number(large_spared['worst'])} nats per token on identify ({number(large['worst'])})."
+    )
+    heads = ("masked at", "losses counted at", "shared with magnitude", "shared with masking", "worst rise (nats)")
+    label = f"Top {nearest} by masking where tokens are left out, means over the domains"
+    return f"<h3>Without the first token and tokens of high norm</h3>{told}{table_html(heads, shown, label=label)}"
 
 
 def _exam(result: Criticality) -> str:
