@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from tests.steering.plain import answer_pairs, plain_last, plain_model, random_texts
 from tests.tiny import tiny_model
@@ -27,6 +28,21 @@ def test_shift_is_sigma_times_the_unit_mass_mean_difference(family: str) -> None
     theta /= np.linalg.norm(theta)
     sigma = np.std(np.concatenate([positive, negative]) @ theta)
     np.testing.assert_allclose(found, sigma * theta, rtol=1e-3, atol=1e-5)
+
+
+def test_probe_weights_give_the_direction_and_the_texts_its_length() -> None:
+    """The probe is fitted again on the plain model's outputs, by another solver, on the same training pairs."""
+    model, plain, pairs = tiny_model("llama"), plain_model("llama"), answer_pairs(8)
+    found = probe_heads(model, pairs, direction="probe_weight", seed=1).shifts[1, 2]
+    own = slice(2 * model.d_head, 3 * model.d_head)
+    sides = [[plain_last(plain, text, "z")[1][own].numpy() for text in (p.positive, p.negative)] for p in pairs]
+    z, train = np.array(sides, dtype=np.float64), np.random.default_rng(1).permutation(8)[2:]
+    rows, labels = z[train].reshape(-1, model.d_head), np.tile([1, 0], len(train))
+    probe = LogisticRegression(solver="newton-cholesky", max_iter=1000, tol=1e-8).fit(rows, labels)
+    theta = probe.coef_[0] / np.linalg.norm(probe.coef_)
+    np.testing.assert_allclose(found, (z.reshape(-1, model.d_head) @ theta).std() * theta, rtol=5e-2, atol=1e-3)
+    other = probe_heads(model, pairs, seed=1).shifts[1, 2]
+    assert np.abs(found - other).max() > 1e-2 * np.abs(other).max()
 
 
 def test_accuracy_is_that_of_held_out_pairs() -> None:

@@ -2,20 +2,20 @@
 
     z_h <- z_h + strength * sigma_h * theta_h    for the k heads of best validation accuracy, over all layers
 
-theta_h: mean of z_h over positive texts minus mean over negative ones, made a unit vector ("mass mean shift"); sigma_h:
-standard deviation of z_h along theta_h.
+theta_h: mean of z_h over positive texts minus mean over negative ones ("mass mean shift"), or the weights of the probe,
+made a unit vector; sigma_h: standard deviation of z_h along theta_h.
 
 Source: arXiv 2306.03341 and its released code: a logistic regression per head on the last token, accuracy on a fifth of
 the data, k = 48, alpha = 15 (the strength of `steer`), edited at the last position of every call, which is the scope
 "from_last_prompt". Ours: a pair is never divided between training and validation; sigma and theta are measured on the
-same texts, all of them (the released code takes sigma from separate tuning texts); the probe weight is not offered as
-theta; every row of a batch is edited (the released code edits the first).
+same texts, all of them (the released code takes sigma from separate tuning texts), but probe weights on those the probe
+was trained on; every row of a batch is edited (the released code edits the first).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from workbench.models import HookedModel
 from workbench.records import Pair, Site
 from workbench.steering._base import Scope, Steering, SteeringError
 from workbench.steering._directions import check_finite
-from workbench.steering._pairs import check_count, check_heads, pair_activations
+from workbench.steering._pairs import check_count, check_heads, check_option, pair_activations
+
+Direction = Literal["mean_shift", "probe_weight"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +46,16 @@ def probe_heads(
     model: HookedModel,
     pairs: Sequence[Pair],
     *,
+    direction: Direction = "mean_shift",
     validation_share: float = 0.2,
     seed: int = 0,
     batch_size: int = 16,
 ) -> HeadProbes:
-    """Fit one probe per head on the last token of each text; pairs are split by `seed`.
+    """Fit one probe per head on the last token of each text; pairs are split by `seed`, `direction` says what theta is.
 
     Keeps the last-token z of all texts: 2 * pairs * layers * heads * d_head * 4 bytes.
     """
+    check_option("direction", direction, Direction)
     n_validation = round(validation_share * len(pairs))
     if not 0 < n_validation < len(pairs):
         raise SteeringError(
@@ -65,28 +69,32 @@ def probe_heads(
         raise SteeringError(f"{model.name} gives NaN or infinite head outputs; load it in float32")
     order = np.random.default_rng(seed).permutation(len(pairs))
     train, validation = order[n_validation:], order[:n_validation]
-    accuracy = np.array([[_accuracy(head, train, validation) for head in layer] for layer in heads])
-    shifts = np.array([[_shift(head) for head in layer] for layer in heads], dtype=np.float32)
+    accuracy, shifts = np.empty(heads.shape[:2]), np.empty((*heads.shape[:2], model.d_head), dtype=np.float32)
+    for place in np.ndindex(accuracy.shape):
+        head = heads[place].astype(np.float64)
+        probe = LogisticRegression(max_iter=1000).fit(*_labelled(head[train]))
+        accuracy[place] = probe.score(*_labelled(head[validation]))
+        mean_shift = (head[:, 0] - head[:, 1]).mean(axis=0)
+        shifts[place] = _shift(head, probe.coef_[0] if direction == "probe_weight" else mean_shift)
     return HeadProbes(accuracy, shifts, len(train), len(validation))
 
 
-def _accuracy(
-    head: Float32[np.ndarray, "pair side d_head"], train: Int[np.ndarray, "train"], validation: Int[np.ndarray, "test"]
-) -> float:
-    def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return head[chosen].reshape(-1, head.shape[-1]), np.tile([1, 0], len(chosen))
-
-    return float(LogisticRegression(max_iter=1000).fit(*rows(train)).score(*rows(validation)))
+def _labelled(
+    head: Float64[np.ndarray, "pair side d_head"],
+) -> tuple[Float64[np.ndarray, "text d_head"], Int[np.ndarray, "text"]]:
+    """All texts one below the other, and 1 where they are positive."""
+    return head.reshape(-1, head.shape[-1]), np.tile([1, 0], len(head))
 
 
-def _shift(head: Float32[np.ndarray, "pair side d_head"]) -> Float64[np.ndarray, "d_head"]:
-    values = head.astype(np.float64)
-    difference = (values[:, 0] - values[:, 1]).mean(axis=0)
-    norm = np.linalg.norm(difference)
+def _shift(
+    head: Float64[np.ndarray, "pair side d_head"], direction: Float64[np.ndarray, "d_head"]
+) -> Float64[np.ndarray, "d_head"]:
+    """sigma * theta: the direction, as long as the standard deviation of all texts along it."""
+    norm = np.linalg.norm(direction)
     if norm == 0:
-        return difference
-    unit = difference / norm
-    return (values.reshape(-1, len(unit)) @ unit).std() * unit
+        return direction
+    unit = direction / norm
+    return (head.reshape(-1, len(unit)) @ unit).std() * unit
 
 
 @final
@@ -139,8 +147,16 @@ class ITI(Steering):
 
     @classmethod
     def fit(
-        cls, model: HookedModel, pairs: Sequence[Pair], *, k: int = 48, validation_share: float = 0.2, seed: int = 0
+        cls,
+        model: HookedModel,
+        pairs: Sequence[Pair],
+        *,
+        k: int = 48,
+        direction: Direction = "mean_shift",
+        validation_share: float = 0.2,
+        seed: int = 0,
     ) -> "ITI":
         """Probe all heads on `pairs` and shift the best k; for the accuracies call `probe_heads` and `from_probes`."""
         check_count(k, model.n_layers * model.n_heads, "heads")
-        return cls.from_probes(probe_heads(model, pairs, validation_share=validation_share, seed=seed), k)
+        probes = probe_heads(model, pairs, direction=direction, validation_share=validation_share, seed=seed)
+        return cls.from_probes(probes, k)
