@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.contests import small_spec
+from workbench.evaluation.arm_kinds import ARM_KINDS
 from workbench.evaluation.catalogue import plan_without_weights, shape_of
-from workbench.evaluation.planning import TaskFacts, arms_of_spec, make_plan, memory_bytes, searched_layers
-from workbench.evaluation.spec import ModelSpec, SizeSpec, Spec, SpecError, read_spec, spec_from
+from workbench.evaluation.planning import TaskFacts, make_plan, memory_bytes, searched_layers
+from workbench.evaluation.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
 
 SPECS = Path(__file__).parents[1] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -74,8 +75,8 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in arms_of_spec(small_spec())}
-    return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3)
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in ARM_KINDS.values()}
+    return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 
 def test_cells_are_counted_by_hand() -> None:
@@ -91,7 +92,25 @@ def test_cells_are_counted_by_hand() -> None:
     assert plan.writings == 0  # a task that writes is measured on its own texts
     # over 4 neutral passages of 9 positions: three passes in every search, one in every test
     assert plan.neutral_passes == searched * 3 + tested + 3
-    assert plan.n_positions == pytest.approx(10 * plan.n_generated / 3 + plan.neutral_passes * 36)
+    # 12 texts of each side are run once for all arms, and for both layers of austeer
+    assert [plan.work[task].n_fitted for task in ("a", "b")] == [24 * (1 + 2), 24]
+    written = 12 * (tested + 3)  # texts of 3 new tokens, whose loss is measured
+    run = plan.n_generated / 3 + written + 24 * 4
+    assert plan.n_positions == pytest.approx(10 * run + 3 * written + plan.neutral_passes * 36)
+
+
+def test_a_task_fitted_on_the_same_data_is_not_fitted_or_searched_again() -> None:
+    one, other = facts("a"), dataclasses.replace(facts("a"), is_twin=True)
+    plan, twin = (make_plan(small_spec(("austeer",)), [task], n_layers=4, n_heads=8) for task in (one, other))
+    assert plan.cells == twin.cells
+    assert twin.work["a"].n_fitted == 0
+    assert plan.neutral_passes - twin.neutral_passes == 3 * sum(cell.stage == "search" for cell in plan.cells)
+
+
+def test_dials_cost_their_steps() -> None:
+    spec = dataclasses.replace(small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_dial=5, dial_steps=7))
+    work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
+    assert work.n_fitted == 24 + 2 * 4 * 7 * 5
 
 
 def test_damage_is_in_the_plan() -> None:
@@ -102,7 +121,8 @@ def test_damage_is_in_the_plan() -> None:
     )
     n_tests = sum(cell.stage == "test" for cell in with_it.cells)
     assert with_it.writings == n_tests
-    assert with_it.items["a"] - without.items["a"] == 5 * n_tests
+    assert with_it.work["a"].n_elsewhere == 5 * n_tests
+    assert with_it.n_positions - without.n_positions == 10 * 5 * n_tests
 
 
 def test_budgets_of_coordinates_are_for_arms_that_count() -> None:
@@ -174,3 +194,13 @@ def test_a_config_is_enough_for_a_plan(tmp_path: Path) -> None:
 def test_a_model_that_is_not_at_hand_needs_a_shape() -> None:
     with pytest.raises(SpecError, match=r"\[model.shape\]"):
         shape_of(ModelSpec(name="nobody/nothing-of-this-name"))
+
+
+def test_a_quick_comparison_says_what_it_leaves_out_and_never_does_more() -> None:
+    whole = read_spec(SPECS / "builtin.toml")
+    text = left_out(whole, whole.quick())
+    assert text.startswith("left out: 4 of 5 budgets, 6 domains, strength curves and usable bands; 2 instead of 3 ")
+    assert "12 instead of 60 test items" in text
+    assert text.endswith("still 5 draws of random-k")
+    small = dataclasses.replace(whole, sizes=SizeSpec(n_test=4, n_neutral=3, n_layers=1))
+    assert (small.quick().sizes.n_test, small.quick().sizes.n_neutral, small.quick().sizes.n_layers) == (4, 3, 1)

@@ -26,7 +26,9 @@ def compare(
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seeds of SPEC.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One KL level, two layers, few items.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One KL level, two layers, few items; says what it leaves out.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print matrix, cost and memory only; no weights needed.")
     ] = False,
@@ -37,11 +39,11 @@ def compare(
     from workbench.evaluation.catalogue import plan_without_weights, prepare_spec
     from workbench.evaluation.cells import check_folder
 
-    chosen = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
-    chosen = chosen.quick() if quick else chosen
+    whole = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
+    chosen = whole.quick() if quick else whole
     if plan:
         made, shape = plan_without_weights(chosen)
-        print_plan(made)
+        print_plan(made, whole, chosen)
         print_cost(chosen.model, shape, made.n_positions, made.n_generated)
         return
     no_other_bars()
@@ -49,7 +51,7 @@ def compare(
     check_folder(folder, chosen)
     prepared = prepare_spec(chosen)
     check_folder(folder, chosen, prepared.model.fingerprint)
-    print_plan(prepared.plan)
+    print_plan(prepared.plan, whole, chosen)
     _run(prepared, folder)
 
 
@@ -111,10 +113,12 @@ def duration(seconds: float) -> str:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def print_plan(plan: "Plan") -> None:
-    """The applicability matrix with its reasons, and how much there is to do."""
+def print_plan(plan: "Plan", whole: "Spec", chosen: "Spec") -> None:
+    """The applicability matrix with its reasons, how much there is to do, and what a quick run leaves out."""
     from rich.table import Table
     from rich.text import Text
+
+    from workbench.evaluation.spec import left_out
 
     matrix = _grouped(plan)
     reasons = list(dict.fromkeys(reason for row in matrix.values() for reason in row.values() if reason))
@@ -134,6 +138,8 @@ def print_plan(plan: "Plan") -> None:
         f"plan: {len(plan.cells)} cells, layers {layers}; {plan.n_positions:,.0f} token positions and "
         f"{plan.n_generated:,.0f} generated tokens"
     )
+    if chosen != whole:
+        typer.echo(f"quick: {left_out(whole, chosen)}")
 
 
 def _grouped(plan: "Plan") -> dict[str, dict[str, str]]:

@@ -12,6 +12,7 @@ from workbench.evaluation.tasks.base import FittingData
 
 Needs = Literal["texts", "pairs", "dial items", "dial items of one length", "exchanges", "words"]
 Search = Literal["layer", "count", "none"]
+Fit = Literal["rows", "once", "per setting", "dial"]
 MIN_TEXTS = 4
 MIN_PAIRS = 8
 
@@ -21,7 +22,8 @@ class ArmKind:
     """An arm by name: `needs` names the fitting data it reads, `search` what is tried on *tune*.
 
     `takes_count`: the number of coordinates or units can be set, so that it can be run at a budget of coordinates.
-    `is_drawn`: it depends on a random draw, several of which are averaged.
+    `is_drawn`: it depends on a random draw, several of which are averaged. `fit` says what fitting costs: nothing
+    beyond the rows that all share, a pass over the texts, one per setting, or the steps of a dial.
     """
 
     name: str
@@ -30,21 +32,22 @@ class ArmKind:
     search: Search
     takes_count: bool = False
     is_drawn: bool = False
+    fit: Fit = "rows"
 
 
 METHOD_KINDS: tuple[ArmKind, ...] = (
     ArmKind("cds", "method", "texts", "layer", takes_count=True),
     ArmKind("cds-discrimination", "method", "texts", "layer", takes_count=True),
     ArmKind("whole-dimension", "method", "texts", "layer"),
-    ArmKind("austeer", "method", "pairs", "layer", takes_count=True),
-    ArmKind("actadd", "method", "pairs", "layer"),
+    ArmKind("austeer", "method", "pairs", "layer", takes_count=True, fit="per setting"),
+    ArmKind("actadd", "method", "pairs", "layer", fit="per setting"),
     ArmKind("ablation", "method", "texts", "layer"),
-    ArmKind("iti", "method", "pairs", "count"),
-    ArmKind("sadi", "method", "pairs", "count"),
-    ArmKind("style-heads", "method", "exchanges", "layer"),
-    ArmKind("activation-scaling", "method", "dial items of one length", "layer"),
-    ArmKind("steer-vec", "method", "dial items of one length", "layer"),
-    ArmKind("dyn-scalar", "method", "dial items", "layer"),
+    ArmKind("iti", "method", "pairs", "count", fit="once"),
+    ArmKind("sadi", "method", "pairs", "count", fit="per setting"),
+    ArmKind("style-heads", "method", "exchanges", "layer", fit="once"),
+    ArmKind("activation-scaling", "method", "dial items of one length", "layer", fit="dial"),
+    ArmKind("steer-vec", "method", "dial items of one length", "layer", fit="dial"),
+    ArmKind("dyn-scalar", "method", "dial items", "layer", fit="dial"),
 )
 CONTROL_KINDS: tuple[ArmKind, ...] = (
     ArmKind("unsteered", "control", "texts", "none"),

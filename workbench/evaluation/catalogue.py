@@ -228,7 +228,8 @@ def _promised(spec: Spec, kind: TaskKind, name: str, n_domains: int) -> TaskFact
         for arm in arms_of_spec(spec)
     }
     others = min(N_OTHERS, n_domains - 1) * N_ELSEWHERE if kind.elsewhere else 0
-    return TaskFacts(name, unmet, spec.sizes.n_tune, spec.sizes.n_test, kind.n_positions, kind.n_new, others)
+    sizes = spec.sizes
+    return TaskFacts(name, unmet, sizes.n_tune, sizes.n_test, kind.n_positions, kind.n_new, others, n_fit=sizes.n_fit)
 
 
 def shape_of(model: ModelSpec) -> ModelShape:

@@ -10,18 +10,18 @@ import pandas as pd
 from workbench.evaluation.cells import CellKey, CellStore, open_store
 from workbench.evaluation.damage import N_WRITTEN, openings
 from workbench.evaluation.damage_table import damages
-from workbench.evaluation.engine import facts_of, ground_of, run_cells
+from workbench.evaluation.engine import N_TOGETHER, facts_of, ground_of, run_cells
 from workbench.evaluation.entrants import Contest, make_bench
 from workbench.evaluation.metrics import NeutralText, Part
 from workbench.evaluation.planning import Plan, make_plan
 from workbench.evaluation.spec import Spec
 from workbench.evaluation.tables import Cells, TaskTable, contrasts, curves, domain_counts, fronts, record_frame
-from workbench.evaluation.tasks.base import FittingData
+from workbench.evaluation.tasks.base import FittingData, score_parts
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import Contrast, Damage, Prompt, StrengthCurve, save_table
 
-N_WARM = 2  # items that are scored before anything is timed
+N_TIMED = 5  # items of every task that are scored to see how long it takes
 CellProgress = Callable[[int, int], None]  # (cells done, cells in all)
 
 
@@ -49,7 +49,11 @@ class Outcomes:
 def prepare(spec: Spec, model: HookedModel, contests: Sequence[Contest]) -> Prepared:
     """Take the fitting data of every task and lay out the cells; no arm is fitted or scored yet."""
     data = tuple(contest.task.fitting(model) for contest in contests)
-    facts = [facts_of(model, contest, spec, one) for contest, one in zip(contests, data, strict=True)]
+    twins = _twins(contests, data)
+    facts = [
+        facts_of(model, contest, spec, one, is_twin=contest.task.name in twins)
+        for contest, one in zip(contests, data, strict=True)
+    ]
     plan = make_plan(spec, facts, n_layers=model.n_layers, n_heads=model.n_layers * model.n_heads)
     return Prepared(spec, model, tuple(contests), data, plan)
 
@@ -71,7 +75,7 @@ def run_prepared(
         if progress is not None:
             progress(n_done, n_cells)
 
-    twins, kept = _twins(prepared), {}
+    twins, kept = _twins(prepared.contests, prepared.data), {}
     for contest, data in zip(prepared.contests, prepared.data, strict=True):
         name = contest.task.name
         grounds = kept.get(twins.get(name, name))
@@ -86,12 +90,12 @@ def run_prepared(
     return outcomes
 
 
-def _twins(prepared: Prepared) -> dict[str, str]:
+def _twins(contests: Sequence[Contest], data: Sequence[FittingData]) -> dict[str, str]:
     """For every task that is fitted on the same data as an earlier one, that one: the same edits cost the same."""
     first: dict[tuple[FittingData, str], str] = {}
     names = [
-        (contest.task.name, first.setdefault((data, contest.pooling), contest.task.name))
-        for contest, data in zip(prepared.contests, prepared.data, strict=True)
+        (contest.task.name, first.setdefault((one, contest.pooling), contest.task.name))
+        for contest, one in zip(contests, data, strict=True)
     ]
     return {name: twin for name, twin in names if name != twin}
 
@@ -149,33 +153,31 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
 def seconds_of(
     prepared: Prepared, neutral: Sequence[Prompt], *, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """How long all cells of a plan take: one pass of every kind, timed warm, times how often the plan asks for it.
+    """How long all cells of a plan take: one pass of every kind, timed, times how often the plan asks for it.
 
-    Timed are a score of the tuning items of every task, a pass over the neutral text, and the continuation of its
-    openings. Good to a factor of about two: fitting is not reckoned with.
+    Passes are timed as they are run, several arms side by side: over the neutral text, the continuation of its
+    openings, and per task a score of some tuning items and a pass over texts to fit on. Right to about a third.
     """
     spec, model, plan = prepared.spec, prepared.model, prepared.plan
     chosen = [prompt.text for prompt in neutral][: spec.sizes.n_neutral]
     text = NeutralText(model, chosen, n_tokens=spec.sizes.n_neutral_tokens)
-    none: list[Part] = [(None, 0.0)]
+    parts: list[Part] = [(None, 0.0)] * N_TOGETHER
 
-    def timed(work: Callable[[], object], *, warm: Callable[[], object]) -> float:
-        warm()
+    def timed(work: Callable[[], object]) -> float:
         started = clock()
         work()
-        return clock() - started
+        return (clock() - started) / N_TOGETHER
 
-    total = plan.neutral_passes * timed(lambda: text.kl(none), warm=lambda: text.kl(none))
+    text.kl(parts)  # warm
+    total = plan.neutral_passes * timed(lambda: text.kl(parts))
     if plan.writings:
-        total += plan.writings * timed(
-            lambda: continuations(model, openings(chosen), n_tokens=N_WRITTEN),
-            warm=lambda: continuations(model, openings(chosen), n_tokens=1),
-        )
-    for contest in prepared.contests:
-        task, n = contest.task, min(spec.sizes.n_tune, len(contest.task.items("tune")))
-        score = timed(
-            lambda task=task, n=n: task.score(model, "tune", n=n, seed=spec.seeds[0]),
-            warm=lambda task=task: task.score(model, "tune", n=N_WARM, seed=spec.seeds[0]),
-        )
-        total += score / n * plan.items.get(task.name, 0.0)
+        total += plan.writings * timed(lambda: continuations(model, openings(chosen), parts, n_tokens=N_WRITTEN))
+    for contest, data in zip(prepared.contests, prepared.data, strict=True):
+        work, task = plan.work[contest.task.name], contest.task
+        n = min(N_TIMED, spec.sizes.n_tune, len(task.items("tune")))
+        texts = model.tokenize(data.positive[:N_TOGETHER], truncate=True)
+        options = {"n": n, "seed": spec.seeds[0]}
+        score = timed(lambda task=task, options=options: score_parts(task, model, "tune", parts, "all", **options))
+        run = timed(lambda texts=texts: model.logits(texts))
+        total += work.n_items * score / n + work.n_passes * run
     return total

@@ -49,8 +49,10 @@ N_TOGETHER = 6  # arms (draws) that are run side by side
 FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a share of the median residual norm
 
 
-def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData) -> TaskFacts:
-    """Which arms can run on a task, and how much work it is; nothing is run.
+def facts_of(
+    model: HookedModel, contest: Contest, spec: Spec, data: FittingData, *, is_twin: bool = False
+) -> TaskFacts:
+    """Which arms can run on a task, and how much work it is; nothing is run. `is_twin`: as in `TaskFacts`.
 
     Raises `TaskError` where the task has no *tune* or *test* items, or those of a single subject.
     """
@@ -66,9 +68,17 @@ def facts_of(model: HookedModel, contest: Contest, spec: Spec, data: FittingData
     except TaskError:
         has_words = False
     reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
-    n_tune, n_test = len(items["tune"]), len(items["test"])
-    n_elsewhere = N_ELSEWHERE * len(contest.others)
-    return TaskFacts(contest.task.name, reasons, n_tune, n_test, contest.n_positions, contest.n_new, n_elsewhere)
+    return TaskFacts(
+        contest.task.name,
+        reasons,
+        len(items["tune"]),
+        len(items["test"]),
+        contest.n_positions,
+        contest.n_new,
+        n_elsewhere=N_ELSEWHERE * len(contest.others),
+        n_fit=min(spec.sizes.n_fit, len(data.positive)),
+        is_twin=is_twin,
+    )
 
 
 def ground_of(bench: Bench, contest: Contest, data: FittingData, seed: int) -> Ground:

@@ -15,6 +15,7 @@ CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for
 NEUTRAL_PASSES: dict[Stage, float] = {"search": EVALUATIONS_PER_SEARCH, "test": 1.0, "curve": CURVE_PASSES / 2}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CURVE_LEVEL = 0.0
+DIAL_PASSES = 4  # forward passes that a step of a dial is worth: both ends, forward and backward
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TaskFacts:
 
     `unmet[arm]` is the reason, "" where it runs. `n_positions` is the mean number of token positions run per item, all
     answers included; `n_new` the tokens generated per item; `n_elsewhere` items of other domains are scored beside
-    every test.
+    every test. `n_fit` texts of each side are fitted on. `is_twin`: an earlier task is fitted on the same data.
     """
 
     name: str
@@ -33,21 +34,40 @@ class TaskFacts:
     n_positions: float
     n_new: int
     n_elsewhere: int = 0
+    n_fit: int = 0
+    is_twin: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """How many items of a task are scored, items of other domains beside them, and texts run otherwise.
+
+    `n_written` texts of its own have their loss measured, `n_fitted` are run to fit the arms.
+    """
+
+    n_items: float
+    n_elsewhere: int
+    n_written: int
+    n_fitted: float
+
+    @property
+    def n_passes(self) -> float:
+        """Texts that are run without being scored."""
+        return self.n_elsewhere + self.n_written + self.n_fitted
 
 
 @dataclass(frozen=True)
 class Plan:
     """The cells of a comparison and what they cost: positions run at once, and tokens generated one by one.
 
-    `matrix[task][arm]` is "" where the arm runs and the reason where it does not. `items[task]` counts how often an
-    item of the task is scored, `neutral_passes` how often the neutral text is run, `writings` how often its openings
-    are continued.
+    `matrix[task][arm]` is "" where the arm runs and the reason where it does not. `work` says by task how often texts
+    are run, `neutral_passes` how often the neutral text is, `writings` how often its openings are continued.
     """
 
     matrix: Mapping[str, Mapping[str, str]]
     layers: tuple[int, ...]
     cells: tuple[CellKey, ...]
-    items: Mapping[str, float]
+    work: Mapping[str, "Work"]
     neutral_passes: float
     writings: int
     n_positions: float
@@ -81,28 +101,55 @@ def make_plan(spec: Spec, facts: Sequence[TaskFacts], *, n_layers: int, n_heads:
     layers = searched_layers(spec.sizes, n_layers)
     arms = arms_of_spec(spec)
     cells: list[CellKey] = []
-    scored: dict[str, float] = {}
+    work: dict[str, Work] = {}
     positions = generated = passes = 0.0
     writings = 0
     neutral = spec.sizes.n_neutral * (spec.sizes.n_neutral_tokens + 1)
     for task in facts:
-        tune, test = min(spec.sizes.n_tune, task.n_tune), min(spec.sizes.n_test, task.n_test)
-        for arm in arms:
-            if task.unmet[arm.name]:
-                continue
-            own = [key for seed in spec.seeds for key in _cells_of_arm(spec, task.name, arm, layers, n_heads, seed)]
-            cells += own
-            items = sum(_items(key, tune, test + task.n_elsewhere) for key in own)
-            scored[task.name] = scored.get(task.name, 0.0) + items
-            passes += sum(NEUTRAL_PASSES[key.stage] for key in own)
-            writings += 0 if task.n_new else sum(key.stage == "test" for key in own)
-            positions += items * task.n_positions
-            generated += items * task.n_new
+        own = [
+            key
+            for arm in arms
+            if not task.unmet[arm.name]
+            for seed in spec.seeds
+            for key in _cells_of_arm(spec, task.name, arm, layers, n_heads, seed)
+        ]
+        cells += own
+        one = work[task.name] = _work(spec, task, own)
+        passes += sum(0 if task.is_twin and key.stage == "search" else NEUTRAL_PASSES[key.stage] for key in own)
+        writings += 0 if task.n_new else sum(key.stage == "test" for key in own)
+        positions += (one.n_items + one.n_passes) * task.n_positions + one.n_written * task.n_new
+        generated += one.n_items * task.n_new
     positions += passes * neutral
     generated += writings * N_OPENINGS * N_WRITTEN
     check_distinct(cells)
     matrix = {task.name: {arm.name: task.unmet[arm.name] for arm in arms} for task in facts}
-    return Plan(matrix, layers, tuple(cells), scored, passes, writings, positions, generated)
+    return Plan(matrix, layers, tuple(cells), work, passes, writings, positions, generated)
+
+
+def _work(spec: Spec, task: TaskFacts, cells: Sequence[CellKey]) -> Work:
+    tune, test = min(spec.sizes.n_tune, task.n_tune), min(spec.sizes.n_test, task.n_test)
+    n_tests = sum(key.stage == "test" for key in cells)
+    items = {"search": float(tune), "test": float(test), "curve": CURVE_PASSES / 2 * tune}
+    return Work(
+        n_items=sum(items[key.stage] for key in cells),
+        n_elsewhere=n_tests * task.n_elsewhere,
+        n_written=n_tests * test if task.n_new else 0,
+        n_fitted=0.0 if task.is_twin else _fitted(spec, task, cells),
+    )
+
+
+def _fitted(spec: Spec, task: TaskFacts, cells: Sequence[CellKey]) -> float:
+    """Texts run to fit the arms of a task: the rows that all share, then what every setting of a method needs."""
+    sizes, both_sides = spec.sizes, 2.0 * task.n_fit
+    cost = {"rows": 0.0, "once": 0.0, "per setting": both_sides}
+    cost["dial"] = DIAL_PASSES * sizes.dial_steps * min(sizes.n_dial, task.n_fit)
+    settings = {
+        (key.arm, key.setting, key.seed, key.level if key.budget == "coordinates" else 0)
+        for key in cells
+        if key.stage == "search"
+    }
+    once = {(arm, seed) for arm, _, seed, _ in settings if ARM_KINDS[arm].fit == "once"}
+    return both_sides * (len(spec.seeds) + len(once)) + sum(cost[ARM_KINDS[arm].fit] for arm, *_ in settings)
 
 
 def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int) -> list[CellKey]:
@@ -126,10 +173,6 @@ def draws_of(spec: Spec, arm: ArmKind) -> int:
     if not arm.is_drawn:
         return 1
     return spec.sizes.n_random if arm.name == "random-k" else spec.sizes.n_drawn
-
-
-def _items(key: CellKey, tune: int, test: int) -> float:
-    return {"search": float(tune), "test": float(test), "curve": CURVE_PASSES / 2 * tune}[key.stage]
 
 
 def memory_bytes(shape: ModelShape, dtype: str, n_positions: int, rows: int = 32) -> dict[str, int]:

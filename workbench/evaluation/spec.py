@@ -143,14 +143,38 @@ class Spec:
     def quick(self) -> "Spec":
         """The same comparison with one KL level, two layers, fewer items and no curves; still five random draws."""
         level = self.budgets.kl[len(self.budgets.kl) // 2] if self.budgets.kl else self.budgets.at_kl
-        sizes = dataclasses.replace(
-            self.sizes, n_neutral=6, n_tune=8, n_test=16, n_fit=32, n_layers=2, layers=(), n_drawn=1, curves=False
-        )
+        most = {"n_neutral": 4, "n_tune": 6, "n_test": 12, "n_fit": 24, "n_dial": 6, "dial_steps": 12, "n_layers": 2}
+        fewer = {name: min(count, getattr(self.sizes, name)) for name, count in most.items()}
+        sizes = dataclasses.replace(self.sizes, **fewer, layers=(), n_drawn=1, curves=False)
         budgets = dataclasses.replace(self.budgets, kl=(level,), edit=(), coordinates=())
         tasks = tuple(dataclasses.replace(task, domains=task.domains[:1]) for task in self.tasks)
         return dataclasses.replace(
             self, name=f"{self.name}-quick", sizes=sizes, budgets=budgets, tasks=tasks, seeds=self.seeds[:1]
         )
+
+
+def left_out(whole: Spec, quick: Spec) -> str:
+    """What a quick comparison leaves out of the whole one, in words."""
+    budgets = set(whole.budgets.levels()) - set(quick.budgets.levels())
+    domains = sum(len(one.domains) - len(other.domains) for one, other in zip(whole.tasks, quick.tasks, strict=True))
+    parts = [f"{len(budgets)} of {len(whole.budgets.levels())} budgets"] if budgets else []
+    parts += [f"{domains} domains"] if domains else []
+    parts += [f"{len(whole.seeds) - 1} of {len(whole.seeds)} seeds"] if len(whole.seeds) > 1 else []
+    parts += ["strength curves and usable bands"] if whole.sizes.curves else []
+    words = {
+        "n_layers": "settings searched per arm",
+        "n_tune": "tuning items",
+        "n_test": "test items",
+        "n_fit": "texts fitted on",
+        "n_neutral": "neutral passages",
+        "n_dial": "prompts per dial",
+        "dial_steps": "steps per dial",
+        "n_drawn": "draws of noise and of shuffled labels",
+    }
+    counts = {name: (getattr(quick.sizes, name), getattr(whole.sizes, name)) for name in words}
+    fewer = [f"{few} instead of {many} {words[name]}" for name, (few, many) in counts.items() if few < many]
+    missing, smaller = ", ".join(parts) or "nothing", ", ".join(fewer) or "as many items"
+    return f"left out: {missing}; {smaller}; still {quick.sizes.n_random} draws of random-k"
 
 
 @dataclass(frozen=True)
