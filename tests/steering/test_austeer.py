@@ -12,6 +12,7 @@ from workbench.records import Pair, Site
 from workbench.steering import (
     AUSteer,
     SteeringError,
+    rms_ratios,
     select_units,
     sign_consistency,
     steer,
@@ -103,6 +104,20 @@ def test_momentum_consistent_mode_moves_every_unit_along_its_momentum() -> None:
     assert bool((moved["momentum_consistent"] * direction > 0).all())
     assert not bool((moved["published"] * direction > 0).all())
     torch.testing.assert_close(moved["published"].abs(), moved["momentum_consistent"].abs())
+
+
+def test_rms_ratio_is_what_a_post_norm_takes_from_the_units_left_alone() -> None:
+    model = tiny_model("gemma2")
+    gain = torch.zeros(1, model.d_model)
+    gain[0, 3] = 1.0
+    steering, site, tokens = AUSteer(gain, "mlp_raw", (0,)), Site("mlp_raw", 0), model.tokenize(PROBE)
+    before = capture(model, tokens, [Site("mlp_out", 0)])[0]
+    with steer(model, steering, 20.0, "all"):
+        after = capture(model, tokens, [Site("mlp_out", 0)])[0]
+    expected = float((before / after)[tokens.mask][:, 5].mean())
+    assert expected > 2
+    assert rms_ratios(model, steering, PROBE, 20.0) == {site: pytest.approx(expected, rel=1e-3)}
+    assert rms_ratios(model, steering, PROBE, 0.0) == {site: 1.0}
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

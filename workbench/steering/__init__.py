@@ -24,7 +24,7 @@ from workbench.steering.ablation import (
 from workbench.steering.actadd import ActAdd
 from workbench.steering.activation_scaling import ActivationScaling
 from workbench.steering.artefacts import Artefact, load_steering, save_steering
-from workbench.steering.austeer import AUSteer
+from workbench.steering.austeer import AUSteer, rms_ratios
 from workbench.steering.contrastive import ContrastiveAddition
 from workbench.steering.critical import CriticalDimensionSteering
 from workbench.steering.dial_items import (
@@ -126,6 +126,7 @@ __all__ = [
     "read_exchanges",
     "read_items",
     "refusal_scores",
+    "rms_ratios",
     "save_steering",
     "score_candidates",
     "select_direction",

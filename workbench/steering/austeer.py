@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.models import HookedModel
+from workbench.models import Call, HookedModel, HookFunction
 from workbench.records import Pair, Site
-from workbench.steering._base import Scope, Steering, SteeringError
-from workbench.steering._directions import check_finite, check_layers
+from workbench.steering._base import Scope, Steering, SteeringError, steer
+from workbench.steering._directions import BATCH, check_finite, check_layers
 from workbench.steering._pairs import check_kind, check_option
 from workbench.steering.unit_scores import UnitKind, UnitSelection, select_units, sign_consistency
 
@@ -87,3 +87,35 @@ class AUSteer(Steering):
         check_kind(kind, UnitKind, "AUSteer")
         sites = [Site(kind, layer) for layer in (range(model.n_layers) if layers is None else layers)]
         return cls.from_units(select_units(sign_consistency(model, pairs, sites, batch_size=batch_size), k), mode)
+
+
+def rms_ratios(
+    model: HookedModel, steering: Steering, texts: Sequence[str], strength: float = 1.0
+) -> dict[Site, float]:
+    """How much larger the edit makes the root mean square of the activations at each site: mean over all tokens.
+
+    Where a post-norm follows (`mlp_raw` in Gemma-2), it divides the coordinates that were left alone by this ratio.
+    """
+    if not texts:
+        raise SteeringError("no texts to measure on; pass at least one")
+    before: dict[Site, list[Tensor]] = {site: [] for site in steering.sites}
+    after: dict[Site, list[Tensor]] = {site: [] for site in steering.sites}
+
+    def noting(norms: dict[Site, list[Tensor]]) -> HookFunction:
+        def note(values: Tensor, site: Site, call: Call) -> None:
+            norms[site].append(values[call.positions >= 0].float().norm(dim=-1))
+
+        return note
+
+    for start in range(0, len(texts), BATCH):
+        # Hooks run in the order in which they are set: one before the edit, one after it.
+        with (
+            model.hooked(dict.fromkeys(steering.sites, noting(before))),
+            steer(model, steering, strength, "all"),
+            model.hooked(dict.fromkeys(steering.sites, noting(after))),
+        ):
+            model.run(model.tokenize(texts[start : start + BATCH]))
+    return {
+        site: float((torch.cat(after[site]) / torch.cat(before[site]).clamp(min=1e-12)).mean())
+        for site in steering.sites
+    }
