@@ -173,6 +173,8 @@ def test_wrong_arguments_are_named() -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match="choose 1 to 16 groups"):
         estimate_masking(model, PROMPTS, n_groups=17)
+    with pytest.raises(ValueError, match="apart holds dimensions out of range"):
+        estimate_masking(model, PROMPTS, apart=[16])
     estimate = estimate_masking(model, PROMPTS)
-    with pytest.raises(ValueError, match="k is 17, but 16 dimensions"):
+    with pytest.raises(ValueError, match="m is 17, but 16 dimensions"):
         screened_masking(model, PROMPTS, estimate, m=17)

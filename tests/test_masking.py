@@ -270,6 +270,8 @@ def test_wrong_arguments_are_named() -> None:
         inspect.unwrap(replacements.make_replacement)(model, "median", PROMPTS, PROMPTS)
     with pytest.raises(ValueError, match="no domain other than 'law'"):
         mask_dimensions(model, PROMPTS[:2], [3], mode="resample")
+    with pytest.raises(ValueError, match="needs exam items, and none were given"):
+        mask_choices(model, [], [3])
     with pytest.raises(ValueError, match="same number of choices"):
         mask_choices(model, [*items(), ChoiceItem("q2", "law", "test", "x", (" y", " is"), 0)], [3])
     short = tiny_model("qwen3", bos=False)

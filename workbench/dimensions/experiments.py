@@ -137,6 +137,8 @@ def largest_of(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], 
 
 def candidates_of(estimate: MaskingResult, m: int, largest: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
     """The m dimensions of every domain that the screened path masks: `largest`, then the first of the estimate."""
+    if not 1 <= m <= len(estimate.dimensions):
+        raise ValueError(f"m is {m}, but {len(estimate.dimensions)} dimensions were estimated; choose fewer candidates")
     first = top_dimensions(estimate, m)
     return {domain: tuple(dict.fromkeys((*largest, *own)))[:m] for domain, own in first.items()}
 

@@ -63,10 +63,7 @@ def estimate_masking(
     `seed` deals the groups and draws what is resampled. Raises `ModelError` where the model gives no gradients
     (quantised weights).
     """
-    if not 1 <= n_groups <= model.d_model or n_points < 1:
-        raise ValueError(
-            f"n_groups is {n_groups}, n_points {n_points}; choose 1 to {model.d_model} groups and at least 1 point"
-        )
+    _check(model.d_model, n_groups, n_points, apart)
     sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
     documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
     steps = _steps(_deal(model.d_model, n_groups, apart, seed), n_points)
@@ -94,6 +91,16 @@ def estimate_masking(
         rise=rise,
         **sets,
     )
+
+
+def _check(d_model: int, n_groups: int, n_points: int, apart: Sequence[int]) -> None:
+    """Raise where groups, points or what is set apart cannot be."""
+    if not 1 <= n_groups <= d_model or n_points < 1:
+        raise ValueError(
+            f"n_groups is {n_groups}, n_points {n_points}; choose 1 to {d_model} groups and at least 1 point"
+        )
+    if not set(apart) <= set(range(d_model)):
+        raise ValueError(f"apart holds dimensions out of range; choose from 0 to {d_model - 1}")
 
 
 def screened_masking(

@@ -83,6 +83,8 @@ def mask_choices(
     A choice is scored by the sum over its tokens; question and choice are tokenized apart. All items must have the same
     number of choices. `reference` is the text that `mean` and `resample` take their values from.
     """
+    if not items:
+        raise ValueError("accuracy under masking needs exam items, and none were given; load an exam first")
     sizes = {len(item.choices) for item in items}
     if len(sizes) != 1:
         raise ValueError(f"accuracy needs items that all have the same number of choices; given {sorted(sizes)}")
@@ -221,9 +223,11 @@ def wanted_dimensions(dimensions: Dimensions, domains: Sequence[str], d_model: i
     if unknown:
         raise ValueError(f"no prompts of domain {unknown[0]!r}; there are {', '.join(dict.fromkeys(domains))}")
     asked = sorted({int(dimension) for chosen in per_domain.values() for dimension in chosen})
-    if not asked or asked[0] < 0 or asked[-1] >= d_model:
-        wrong = [dimension for dimension in asked if not 0 <= dimension < d_model]
-        raise ValueError(f"dimensions {wrong[:5]} are out of range; choose from 0 to {d_model - 1}, at least one")
+    if not asked:
+        raise ValueError(f"there is no dimension to mask; name at least one from 0 to {d_model - 1}")
+    wrong = [dimension for dimension in asked if not 0 <= dimension < d_model]
+    if wrong:
+        raise ValueError(f"dimensions {wrong[:5]} are out of range; choose from 0 to {d_model - 1}")
     sets = {domain: tuple(sorted(set(map(int, chosen)))) for domain, chosen in per_domain.items()}
     return [sets.get(domain, ()) for domain in domains]
 
