@@ -41,7 +41,18 @@ OBJECTIVES = {
 }
 N_TRAIN, N_TEST, N_STEPS = 16, 48, 100
 KEPT = (1, 2, 4, 8, 16, 32)
+DOSES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 GOAL = 0.9
+
+
+@dataclass(frozen=True)
+class Dose:
+    """Test items at one strength: share that says the correct answer, mean logit difference, mean KL of the others."""
+
+    beta: float
+    correct: Interval
+    difference: float
+    kl: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class DialResult:
     share_nonzero: float
     other_lengths: tuple[Interval, Interval] | None
     without_penalties: float | None
+    doses: list[Dose]
 
 
 def items_of(model: HookedModel, task: str) -> tuple[list[DialItem], list[DialItem], list[DialItem]]:
@@ -93,26 +105,42 @@ def subject_of(item: DialItem) -> str:
     return item.correct + item.wrong if "gave" in item.prompt else item.correct
 
 
+def answers_at(
+    model: HookedModel, steering: Steering, items: Sequence[DialItem], strengths: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logit of correct minus wrong, and KL(unsteered || steered) over the other tokens in nats: [strength, item]."""
+    prompts = [item.prompt for item in items]
+    answers = torch.stack(
+        [first_tokens(model, [getattr(item, side) for item in items]) for side in ("correct", "wrong")], dim=1
+    )
+    gaps, kls, plain = [], [], next_logits(model, prompts).scatter(1, answers, -1e9).log_softmax(-1)
+    for strength in strengths:
+        logits = next_logits(model, prompts, steering, strength)
+        correct, wrong = logits.gather(1, answers).unbind(1)
+        gaps.append(correct - wrong)
+        kls.append((plain.exp() * (plain - logits.scatter(1, answers, -1e9).log_softmax(-1))).sum(-1))
+    return torch.stack(gaps).numpy(), torch.stack(kls).double().numpy()
+
+
 def flip_rates(
     model: HookedModel, steering: Steering, items: Sequence[DialItem]
 ) -> tuple[Interval, Interval, Interval, Interval]:
     """Shares that say the correct answer unsteered, at +1, and the wrong one at -1; KL over the other tokens."""
-    prompts, subjects = [item.prompt for item in items], [subject_of(item) for item in items]
-    answers = torch.stack(
-        [first_tokens(model, [getattr(item, side) for item in items]) for side in ("correct", "wrong")]
-    )
-    gaps, others = [], []
-    for strength in (0.0, 1.0, -1.0):
-        logits = next_logits(model, prompts, steering, strength)
-        gaps.append((logits.gather(1, answers[:1].T) - logits.gather(1, answers[1:].T))[:, 0])
-        others.append(logits.scatter(1, answers.T, -1e9).log_softmax(-1))
-    kls = [(others[0].exp() * (others[0] - other)).sum(-1) for other in others[1:]]
+    gaps, kls = answers_at(model, steering, items, (0.0, 1.0, -1.0))
+    subjects = [subject_of(item) for item in items]
     return (
-        rate((gaps[0] > 0).numpy(), subjects),
-        rate((gaps[1] > 0).numpy(), subjects),
-        rate((gaps[2] < 0).numpy(), subjects),
-        paired_interval(((kls[0] + kls[1]) / 2).double().numpy(), seed=0),
+        rate(gaps[0] > 0, subjects),
+        rate(gaps[1] > 0, subjects),
+        rate(gaps[2] < 0, subjects),
+        paired_interval((kls[1] + kls[2]) / 2, seed=0),
     )
+
+
+def dose_curve(model: HookedModel, steering: Steering, items: Sequence[DialItem]) -> list[Dose]:
+    """What the dial does between its ends and beyond them."""
+    subjects = [subject_of(item) for item in items]
+    rows = zip(DOSES, *answers_at(model, steering, items, DOSES), strict=True)
+    return [Dose(beta, rate(gap > 0, subjects), float(gap.mean()), float(kl.mean())) for beta, gap, kl in rows]
 
 
 def flipped_both_ways(report: DialReport) -> float:
@@ -133,10 +161,9 @@ def fit_and_test(
     elsewhere = None
     if fitted.prompt_length is None and len(others) > 1:
         elsewhere = flip_rates(model, fitted, others)[1:3]
-    values = next(value for value in vars(fitted).values() if isinstance(value, torch.Tensor))
-    return fitted, DialResult(
-        task, method, len(train), values.numel(), report, unsteered, up, down, kl, fitted.share_nonzero, elsewhere, free
-    )
+    doses = dose_curve(model, fitted, test)
+    common = (task, method, len(train), fitted.values.numel(), report, unsteered, up, down, kl, fitted.share_nonzero)
+    return fitted, DialResult(*common, elsewhere, free, doses)
 
 
 def kept_curve(
@@ -196,6 +223,13 @@ def section(results: Sequence[DialResult], method: str) -> str:
         if result.other_lengths is not None:
             up, down = result.other_lengths
             lines.append(f"* {result.task.upper()}, prompts of other lengths: {shown(up)} at +1, {shown(down)} at -1.")
+    lines += ["", "The dial within its trained ends of -1 and +1 and beyond them, test items:", ""]
+    doses = [
+        [result.task.upper(), f"{dose.beta:+g}", shown(dose.correct), f"{dose.difference:+.1f}", f"{dose.kl:.2f}"]
+        for result in own
+        for dose in result.doses
+    ]
+    lines.append(table(("task", "strength", "correct", "logit, correct - wrong", "KL of others"), doses))
     return "\n".join(lines)
 
 
