@@ -8,6 +8,7 @@ from workbench.dimensions.critical_tables import (
     ALL_TOKENS,
     OVERLAP_KS,
     criticality_tables,
+    drop_table,
     exam_summary,
     table_rows,
     token_summary,
@@ -35,7 +36,7 @@ def masking(material: Material) -> str:
         return absent("masking of dimensions")
     result = load_criticality(folder)
     tables = criticality_tables(result)
-    path = "full" if "zero" in result.plan.exhaustive else "screened"
+    path = _path(result)
     parts = [
         _how(result, path),
         plot(drop_figure(tables["drops"]), "drops", drop_caption(tables["drops"], path=path)),
@@ -50,6 +51,19 @@ def masking(material: Material) -> str:
         parts.append(plot(recall_figure(tables["recall"]), "recall", recall_caption(tables["recall"])))
     parts += [_tokens(result), _exam(result), _drop_details(tables["drops"])]
     return "".join(parts)
+
+
+def masking_findings(material: Material) -> list[str]:
+    """What masking cost, in one sentence, where it was measured."""
+    folder = material.folder / "records" / MASKING
+    if not folder.is_dir():
+        return []
+    result = load_criticality(folder)
+    return [drop_caption(drop_table(result), path=_path(result))]
+
+
+def _path(result: Criticality) -> str:
+    return "full" if "zero" in result.plan.exhaustive else "screened"
 
 
 def _how(result: Criticality, path: str) -> str:

@@ -40,6 +40,7 @@ from workbench.figures import (
 )
 from workbench.figures.style import joined, number
 from workbench.records import SPLITS, Comparison, Detector, Dimension
+from workbench.report.criticality import masking_findings
 from workbench.report.material import Material, absent, paragraph, plot, shown
 from workbench.report.verdicts import certain_findings
 
@@ -65,7 +66,7 @@ def lead(material: Material) -> str:
     found = [magnitude_caption(material.statistics)] if material.statistics else []
     found += [dcd_caption(material.dcds)] if material.dcds else []
     found += [detector_caption(material.detectors)] if material.detectors else []
-    found += certain_findings(material)
+    found += masking_findings(material) + certain_findings(material)
     unsteered = against_unsteered(material.comparisons)
     found += [effect_caption(unsteered, metric) for metric in _metrics(unsteered)]
     missing = ""
