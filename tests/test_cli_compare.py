@@ -174,5 +174,14 @@ def test_a_plan_needs_no_weights_and_writes_nothing(
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "spec.toml"}
 
 
+def test_tasks_on_the_command_line_say_what_they_are_about_and_what_they_read(command: Command) -> None:
+    tasks = "refusal:away,domain-loss:law,trait:calm=traits,items=my.jsonl"
+    outcome = command("compare", "--methods", "cds", "--tasks", tasks, "--plan")
+    assert outcome.code == 0, outcome.err
+    for name in ("refusal/away", "domain-loss/law", "trait/calm", "items/my"):
+        assert all(part in outcome.out for part in name.split("/"))
+    assert "choose one of towards" in command("compare", "--methods", "cds", "--tasks", "refusal:sideways").err
+
+
 def test_methods_and_tasks_are_named_together(command: Command) -> None:
     assert "name a SPEC file, or both" in command("compare", "--methods", "cds", "--model", BUILTIN).err

@@ -24,6 +24,7 @@ from workbench.evaluation.tasks.files import (
     file_task,
     model_judge,
     pair_task,
+    trait_files,
     trait_task,
 )
 
@@ -162,6 +163,28 @@ def test_a_trait_and_its_task(tmp_path: Path) -> None:
         trait_task(model, extract, extract, lambda text: 1.0)
     with pytest.raises(TaskError, match="no eval_prompt"):
         trait_task(model, extract, trait_file(tmp_path / "n.json", ["x"], eval_prompt=""), lambda text: 1.0)
+
+
+def test_a_trait_is_judged_by_its_markers_or_says_that_it_cannot_be(tmp_path: Path) -> None:
+    for folder, questions in (("trait_data_extract", ["a cell"]), ("trait_data_eval", ["it was", "a sum", "of"])):
+        (tmp_path / folder).mkdir()
+        trait_file(tmp_path / folder / "calm.json", questions)
+    model, files = tiny_model("llama"), trait_files(tmp_path)
+    assert files == trait_files(tmp_path / "trait_data_eval" / "calm.json") == trait_files(tmp_path, "calm")
+    with pytest.raises(TaskError, match="trait 'calm' has no judge that works offline"):
+        trait_task(model, *files)
+    with pytest.raises(TaskError, match="no trait 'wild'; say which with about: calm"):
+        trait_files(tmp_path, "wild")
+    task = trait_task(model, *files, markers=("river", "cell"), n_tokens=8)
+    found = task.score(model, "test")
+    expected = [float(any(word in text.split() for word in ("river", "cell"))) for text in found.texts]
+    assert found.values["marker"].tolist() == expected
+    trait_file(files[1], ["it was", "a sum", "of"], markers=["river", "cell"])
+    stated = trait_task(model, *files, n_tokens=8).score(model, "test")
+    assert stated.values["marker"].tolist() == expected
+    files[0].unlink()
+    with pytest.raises(TaskError, match="no extraction file"):
+        trait_files(tmp_path)
 
 
 def test_tasks_from_files_on_any_model(tmp_path: Path) -> None:

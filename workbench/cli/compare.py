@@ -20,7 +20,9 @@ N_PHRASES = 24  # printed at the end; the tables hold all
 def compare(
     spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="TOML file; see specs/ and docs.")] = None,
     methods: Annotated[str, typer.Option("--methods", help="Without SPEC: methods, separated by commas.")] = "",
-    tasks: Annotated[str, typer.Option("--tasks", help="Without SPEC: tasks, separated by commas.")] = "",
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Without SPEC: tasks, separated by commas: KIND, KIND:ABOUT or KIND=FILE.")
+    ] = "",
     model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
@@ -64,8 +66,19 @@ def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
         return read_spec(spec)
     if not methods or not tasks:
         raise SpecError("name a SPEC file, or both --methods and --tasks")
-    content = {"name": "command-line", "methods": _words(methods), "tasks": [{"kind": task} for task in _words(tasks)]}
+    content = {"name": "command-line", "methods": _words(methods), "tasks": [_task(task) for task in _words(tasks)]}
     return spec_from(content, "command line")
+
+
+def _task(text: str) -> dict[str, object]:
+    """A task from words: refusal, refusal:away, domain-loss:law, items=my.jsonl, trait:humorous=personas."""
+    from workbench.evaluation.catalogue import KINDS
+
+    head, _, data = text.partition("=")
+    kind, _, about = head.partition(":")
+    has_domains = kind in KINDS and KINDS[kind].has_domains
+    named: dict[str, object] = {"domains": (about,)} if has_domains else {"about": about}
+    return {"kind": kind} | (named if about else {}) | ({"data": data} if data else {})
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from workbench.evaluation.tasks.builtin import (
     domain_loss,
     domain_share,
 )
-from workbench.evaluation.tasks.files import attack_task, exam_task, item_task, pair_task
+from workbench.evaluation.tasks.files import attack_task, exam_task, item_task, pair_task, trait_files, trait_task
 from workbench.models import HookedModel, load_model
 from workbench.models.loading import BUILTIN, find_model
 from workbench.records import ChoiceItem
@@ -83,6 +83,10 @@ def _facts(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool
     return builtin_facts(about)
 
 
+def _trait(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
+    return trait_task(model, *trait_files(spec.data, spec.about), markers=spec.markers)
+
+
 def _choices(spec: TaskSpec, domain: str, model: HookedModel, allow_download: bool) -> Task:
     kinds: Any = tuple(spec.about.split("+")) if spec.about else ("yes_no", "two_way")
     return builtin_choices(kinds)
@@ -123,6 +127,7 @@ KINDS: dict[str, TaskKind] = {
             24.0,
             40,
         ),
+        TaskKind("trait", _trait, "file", False, "mean", NO_DIAL[1:], 60.0, 128),
         TaskKind("facts", _facts, "builtin", False, "last", NO_WORDS, 60.0, 0),
         TaskKind("choices", _choices, "builtin", False, "last", NO_LENGTH, 50.0, 0),
         TaskKind("pairs", lambda s, d, m, _: pair_task(m, s.data), "file", False, "last", NO_WORDS, 120.0, 0),
@@ -137,11 +142,13 @@ def kind_of(spec: TaskSpec) -> TaskKind:
         raise SpecError(f"unknown task {spec.kind!r}; choose one of {', '.join(KINDS)}")
     kind = KINDS[spec.kind]
     if spec.data == BUILTIN and kind.data == "file":
-        raise SpecError(f"task {spec.kind!r} reads a file; name it with data = ...")
+        raise SpecError(f"task {spec.kind!r} reads a file; name it with data = ..., or {spec.kind}=FILE in --tasks")
     if spec.data != BUILTIN and kind.data == "builtin":
         raise SpecError(f"task {spec.kind!r} is made of what ships and reads no file; leave out data = {spec.data!r}")
     if spec.domains and not kind.has_domains:
         raise SpecError(f"task {spec.kind!r} has no domains; leave them out, and say what it is about with about = ...")
+    if spec.markers and kind.name != "trait":
+        raise SpecError(f"task {spec.kind!r} reads no markers; they are for trait")
     if spec.about and kind.has_domains:
         raise SpecError(f"task {spec.kind!r} is about domains; give domains = [...] in place of about = {spec.about!r}")
     return kind

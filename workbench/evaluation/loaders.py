@@ -52,13 +52,15 @@ class Request:
 class Trait:
     """A persona: pairs of instructions that ask for it and against it, questions, and a prompt for a judge.
 
-    The judge's prompt holds {question} and {answer}, and asks for a number from 0 to 100; it may be "".
+    The judge's prompt holds {question} and {answer}, and asks for a number from 0 to 100; it may be "". `markers` are
+    words that give the trait away, for judging without a language model; the published files have none.
     """
 
     name: str
     instructions: tuple[tuple[str, str], ...]
     questions: tuple[str, ...]
     judge_prompt: str
+    markers: tuple[str, ...] = ()
 
 
 def load_questions(
@@ -135,7 +137,7 @@ def load_choice_pairs(path: str | Path, *, seed: int = 0) -> list[ChoiceItem]:
 
 
 def load_trait(path: str | Path) -> Trait:
-    """A trait in the JSON of persona vectors: {instruction: [{pos, neg}], questions: [...], eval_prompt}."""
+    """A trait in the JSON of persona vectors: {instruction: [{pos, neg}], questions: [...], eval_prompt[, markers]}."""
     path = Path(path)
     content = parse_json(read_text(path), str(path))
     if not isinstance(content, dict):
@@ -153,7 +155,8 @@ def load_trait(path: str | Path) -> Trait:
     questions = content.get("questions")
     if not isinstance(questions, list) or not all(isinstance(one, str) and one.strip() for one in questions or [0]):
         raise TaskError(f"{path} has no list 'questions' of texts")
-    return Trait(path.stem, pairs, tuple(dict.fromkeys(questions)), str(content.get("eval_prompt") or ""))
+    markers = texts_of(content, "markers", str(path))
+    return Trait(path.stem, pairs, tuple(dict.fromkeys(questions)), str(content.get("eval_prompt") or ""), markers)
 
 
 def load_items(path: str | Path, *, seed: int = 0) -> list[TaskItem]:

@@ -61,7 +61,8 @@ class TaskSpec:
     """One kind of task with its data; `domains` for kinds with one task per domain (empty: all that the data have).
 
     `about`: the direction of refusal, the persona, or which facts or choices; "" takes the first. `data` is "builtin"
-    or the path of a file. `wrappers` are texts with {request} in them, for refusal as a defence.
+    or the path of a file. `wrappers` are texts with {request} in them, for refusal as a defence. `markers` are words
+    that give a trait away.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class TaskSpec:
     domains: tuple[str, ...] = ()
     about: str = ""
     wrappers: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

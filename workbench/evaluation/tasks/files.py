@@ -169,17 +169,26 @@ def trait_task(
     model: HookedModel,
     extract: str | Path,
     score: str | Path,
-    judge: Callable[[str], str | float | None],
+    judge: Callable[[str], str | float | None] | None = None,
     *,
+    markers: Sequence[str] = (),
     n_tokens: int = N_TRAIT_TOKENS,
 ) -> WritingTask:
     """A trait of persona vectors: its extraction file is *identify*, its evaluation file *tune* (a third) and *test*.
 
     `judge` is given the filled-in judge prompt and answers with a number from 0 to 100 (a text that holds one is read;
-    anything else, such as REFUSAL, is no verdict). No judge ships: it would be a language model of its own.
+    anything else, such as REFUSAL, is no verdict). None ships: it would be a language model of its own. Without one, an
+    answer shows the trait where it holds one of the `markers`, by default those of the evaluation file.
     """
     fitted, scored = load_trait(extract), load_trait(score)
-    if not scored.judge_prompt:
+    words = tuple(markers) or scored.markers
+    if judge is None and not words:
+        raise TaskError(
+            f"trait {scored.name!r} has no judge that works offline: its eval_prompt asks a language model; give words "
+            f"that give the trait away, as markers = [...] in the specification or as 'markers' in {score}, or pass a "
+            "judge to trait_task"
+        )
+    if judge is not None and not scored.judge_prompt:
         raise TaskError(f"{score} has no eval_prompt, so its answers cannot be judged")
     known = set(fitted.questions) & set(scored.questions)
     if known:
@@ -192,20 +201,41 @@ def trait_task(
             split: Split = splits[index] if index < len(splits) else "test"  # pyright: ignore[reportAssignmentType]
             for number, (wanted, unwanted) in enumerate(trait.instructions):
                 name = f"{split}/{index}/{number}"
-                plain = TaskItem(
-                    name, question, split, _instructed(model, "helpful", unwanted, question), domain=trait.name
-                )
+                prompt = _instructed(model, "helpful", unwanted, question)
+                plain = TaskItem(name, question, split, prompt, words, domain=trait.name)
                 items.append(plain)
                 told.append(_asked(plain, name, _instructed(model, trait.name, wanted, question)))
                 asked[plain.prompt] = asked[told[-1].prompt] = question
 
     def verdict(prompt: str, text: str) -> float | None:
         filled = scored.judge_prompt.replace("{question}", asked[prompt]).replace("{answer}", text)
-        return _number(judge(filled))
+        return None if judge is None else _number(judge(filled))
 
-    return persona_task(
-        f"persona/{scored.name}", items, prompted_items=told, judge=FunctionJudge(TRAIT, verdict), n_tokens=n_tokens
-    )
+    own = None if judge is None else FunctionJudge(TRAIT, verdict)
+    return persona_task(f"trait/{scored.name}", items, prompted_items=told, judge=own, n_tokens=n_tokens)
+
+
+def trait_files(data: str | Path, trait: str = "") -> tuple[Path, Path]:
+    """The extraction and the evaluation file of a trait: `data` is the evaluation file, or the folder above both.
+
+    The folders are named as published: trait_data_extract and trait_data_eval. `trait` is needed where there are
+    several.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        known = sorted(file.stem for file in (path / "trait_data_eval").glob("*.json"))
+        if not known:
+            raise TaskError(f"{path} holds no trait_data_eval/*.json; give the folder of persona-vectors traits")
+        if (not trait and len(known) > 1) or (trait and trait not in known):
+            given = f"no trait {trait!r}" if trait else "several traits"
+            raise TaskError(f"{path} holds {given}; say which with about: {', '.join(known)}")
+        path = path / "trait_data_eval" / f"{trait or known[0]}.json"
+    if not path.is_file():
+        raise TaskError(f"there is no trait at {path}; give its evaluation file, or the folder of both")
+    extract = path.parent.parent / "trait_data_extract" / path.name
+    if not extract.is_file():
+        raise TaskError(f"trait {path.stem!r} has no extraction file at {extract}, so there is nothing to fit on")
+    return extract, path
 
 
 def model_judge(model: HookedModel, *, n_tokens: int = 6) -> Callable[[str], str]:
