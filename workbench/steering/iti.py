@@ -60,7 +60,7 @@ def probe_heads(
     if not 0 < n_validation < len(pairs):
         raise SteeringError(
             f"{len(pairs)} pairs with a validation share of {validation_share} leave {n_validation} to validate and "
-            f"{len(pairs) - n_validation} to train; pass more pairs or a share such as 0.2"
+            f"{len(pairs) - n_validation} to train; pass more pairs, or another share"
         )
     sites = [Site("z", layer) for layer in range(model.n_layers)]
     batches = [torch.stack(both, dim=2).float().cpu() for both in pair_activations(model, pairs, sites, batch_size)]
