@@ -162,6 +162,8 @@ def test_costs_come_from_measured_masking_on_test(rows: PooledRows) -> None:
     assert np.isnan(item.cost_mean)
     assert item.note == "cost of masking to mean was not measured"
     assert np.isnan(found["law", DETECTOR].cost_zero)
+    with pytest.raises(ValueError, match="verdicts rest on masking at all tokens"):
+        judge(rows, masking=[replace(zero, masked_at="after the first token")])
 
 
 def test_criteria_by_hand() -> None:

@@ -303,6 +303,11 @@ def _costs(masking: Sequence[MaskingResult], mode: MaskMode) -> dict[tuple[str, 
     for result in masking:
         if result.mode != mode or result.how != "measured":
             continue
+        if {result.masked_at, result.counted_at} != {"all tokens"}:
+            raise ValueError(
+                f"verdicts rest on masking at all tokens; given masks at {result.masked_at!r} and losses at "
+                f"{result.counted_at!r}; mask again without --masked-at and --counted-at"
+            )
         for split in ("identify", "test"):
             if all(
                 any(d == domain and s == split for d, s in zip(result.domains, result.splits, strict=True))
