@@ -76,7 +76,9 @@ def _plan(prepared: Prepared) -> str:
     facts = (
         f"Budgets: {budgets}. Layers searched by every arm: {layers} (arms that choose units over all layers search as "
         f"many numbers of units). Coordinates or units: {spec.k}. Seeds: {', '.join(map(str, spec.seeds))}. "
-        f"Cells: {len(prepared.plan.cells)}."
+        f"Cells: {len(prepared.plan.cells)}. At most {spec.sizes.n_fit} texts of each side are fitted on, "
+        f"{spec.sizes.n_tune} items per task tuned on and {spec.sizes.n_test} tested on; KL is that of "
+        f"{spec.sizes.n_neutral} neutral passages."
     )
     table = table_html(["arm", *matrix], rows, label="Which arm runs on which task")
     return f"<p>{escape(facts)}</p>{table}<ul>{notes}</ul>"

@@ -149,8 +149,9 @@ _PARTS = ("estimates", "identify", "test")
 _SPARED = ("spared-estimate", "spared-identify")
 
 
-def save_criticality(result: Criticality, folder: Path) -> None:
+def save_criticality(result: Criticality, folder: str | Path) -> None:
     """Write an experiment into a folder of its own: the plan, and one safetensors file per part and mode."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for part in _PARTS:
         for mode, masking in getattr(result, part).items():
@@ -169,8 +170,9 @@ def save_criticality(result: Criticality, folder: Path) -> None:
     (folder / PLAN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load_criticality(folder: Path) -> Criticality:
+def load_criticality(folder: str | Path) -> Criticality:
     """Read what `save_criticality` wrote."""
+    folder = Path(folder)
     path = folder / PLAN_FILE
     if not path.is_file():
         raise RecordError(f"{path} does not exist; was the experiment completed?")

@@ -108,7 +108,7 @@ class ClassifierReport:
         )
 
 
-def save_classifier(classifier: DomainClassifier, path: Path, *, decimals: int = 3) -> None:
+def save_classifier(classifier: DomainClassifier, path: str | Path, *, decimals: int = 3) -> None:
     """Write the coefficients as JSON, rounded to `decimals`."""
     content = {
         "kind": KIND,
@@ -126,9 +126,9 @@ def save_classifier(classifier: DomainClassifier, path: Path, *, decimals: int =
     write_whole(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
-def load_classifier(path: Path | None = None) -> DomainClassifier:
+def load_classifier(path: str | Path | None = None) -> DomainClassifier:
     """Read what `save_classifier` wrote; by default the classifier that ships."""
-    file = resources.files("workbench").joinpath("builtin", BUILTIN) if path is None else path
+    file = resources.files("workbench").joinpath("builtin", BUILTIN) if path is None else Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -152,7 +152,8 @@ def sample_prompts(prompts: Sequence[Prompt], split: Split, n: int | None) -> li
     for domain, own in groups.items():
         if len(own) < 2:
             raise ValueError(
-                f"domain {domain!r} has {len(own)} passages in split {split!r}, too few for an interval; add documents"
+                f"domain {domain!r}, split {split!r}: an interval needs at least two passages, given {len(own)}; add "
+                "documents"
             )
     return [prompt for own in groups.values() for prompt in own[:n]]
 

@@ -226,12 +226,12 @@ def _digest(spec: "Spec | MaskingSpec", left_out: Sequence[str] = ()) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_spec(path: Path) -> Spec:
+def read_spec(path: str | Path) -> Spec:
     """The specification in a TOML file; raises `SpecError` for what it does not know."""
     return spec_from(_toml(path), str(path))
 
 
-def read_masking_spec(path: Path) -> MaskingSpec:
+def read_masking_spec(path: str | Path) -> MaskingSpec:
     """The specification of a masking table in a TOML file; raises as `read_spec`."""
     values = _toml(path)
     if "model" in values:
@@ -239,9 +239,9 @@ def read_masking_spec(path: Path) -> MaskingSpec:
     return _part(MaskingSpec, values, str(path))
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _toml(path: str | Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -57,7 +57,7 @@ def export_obstacle() -> str | None:
 
 
 def export_figures(
-    drawings: Sequence[Drawing], folder: Path, manifest: Mapping[str, Any], *, preset: str | None = None
+    drawings: Sequence[Drawing], folder: str | Path, manifest: Mapping[str, Any], *, preset: str | None = None
 ) -> tuple[list[Path], str | None]:
     """Write every drawing as PDF, SVG, PNG (300 dots per inch), HTML and CSV, and a `manifest.json` beside them.
 
@@ -70,6 +70,7 @@ def export_figures(
     if twice:
         raise ValueError(f"several figures have the name {', '.join(twice)}; file names must differ")
     printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     obstacle = export_obstacle()
     formats = () if obstacle else VECTOR_AND_RASTER

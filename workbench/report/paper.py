@@ -99,12 +99,13 @@ def paper_drawings(run: Material) -> list[Drawing]:
     return [*own, *_masking(run), *_verdicts(run), *_labels(run), *_stability(run), *_steering(run)]
 
 
-def write_paper(run_folder: Path, out: Path, *, preset: str | None = None) -> tuple[list[Path], str | None]:
+def write_paper(run_folder: str | Path, out: str | Path, *, preset: str | None = None) -> tuple[list[Path], str | None]:
     """Write the paper's figures of a run into `out` with their data, captions and a manifest, and the gallery.
 
     Returns the paths, and one line on what to install where only HTML and CSV could be written. Raises ValueError where
     the folder holds no records.
     """
+    run_folder, out = Path(run_folder), Path(out)
     run = read_material(run_folder)
     drawings = paper_drawings(run)
     paths, obstacle = export_figures(drawings, out, _manifest(run), preset=preset)
