@@ -87,4 +87,6 @@ def test_options_are_read() -> None:
     assert (plan.modes, plan.exhaustive) == (("zero", "mean"), ("zero", "mean"))
     assert read_plan("screened", ("zero",), k=2, m=3, passages=5).exhaustive == ()
     later = ("after the first token", "after the first token")
-    assert (plan.n_spared, read_plan("full", ("mean",), k=2, m=3, passages=5, sets=later).n_spared) == (5, 0)
+    spared = read_plan("full", ("mean",), k=2, m=3, passages=5, sets=later)
+    assert (plan.n_spared, spared.n_spared) == (5, 0)
+    assert (spared.masked_at, spared.counted_at) == later
