@@ -259,7 +259,7 @@ def test_a_domain_with_one_passage_has_no_interval() -> None:
     chosen = sample_prompts([*PROMPTS, neutral], "identify", None)
     assert {prompt.domain for prompt in chosen} == {"law", "code"}
     assert [prompt.name for prompt in sample_prompts(PROMPTS, "test", 1)] == ["law/test/0", "code/test/0"]
-    with pytest.raises(ValueError, match="'code', split 'test': .* at least two passages, given 1"):
+    with pytest.raises(ValueError, match=r"'code', split 'test': .* at least two passages, given 1"):
         sample_prompts([*PROMPTS[:7]], "test", None)
 
 

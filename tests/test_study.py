@@ -216,7 +216,7 @@ def test_too_few_passages_to_mask_show_before_the_first_stage(
     model = open_model(settings)
     prompts = few(load_passages(settings, model), 1)
     monkeypatch.setattr(stages, "collect", fail_if_called)
-    with pytest.raises(ValueError, match="'law', split 'identify': .* at least two passages, given 1"):
+    with pytest.raises(ValueError, match=r"'law', split 'identify': .* at least two passages, given 1"):
         stages.investigate(model, prompts, settings, {}, None, tmp_path)
 
 
