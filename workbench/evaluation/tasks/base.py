@@ -1,11 +1,13 @@
 """What every task offers to a comparison: items with splits, data to fit on, and one score per item and metric.
 
-A task knows nothing of steering: `score` runs the model as it stands, so whatever is applied at that moment is scored.
+`score` runs the model as it stands, so whatever is applied at that moment is scored; `score_parts` scores several
+steerings side by side.
 Methods are fitted on *identify* alone, strength and layer are chosen on *tune*, and *test* is reported once.
 """
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -13,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.evaluation.metrics import Part
+from workbench.evaluation.metrics import PLAIN, Part
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Pair, Split
 from workbench.steering import DialItem, Exchange, Scope, Where, steer
@@ -219,6 +221,40 @@ class ItemSet:
             return items
         kept = np.random.default_rng([seed, SPLITS.index(split)]).choice(len(items), size=n, replace=False)
         return tuple(items[index] for index in sorted(kept))
+
+
+class ItemTask:
+    """What the tasks here share: items with their rules, and one way to score them, the unsteered model included."""
+
+    item_set: ItemSet
+    data: Callable[[HookedModel], FittingData]
+
+    def items(self, split: Split) -> tuple[TaskItem, ...]:
+        return self.item_set.of(split)
+
+    def fitting(self, model: HookedModel) -> FittingData:
+        return self.data(model)
+
+    @abstractmethod
+    def score_items(
+        self, model: HookedModel, items: Sequence[TaskItem], parts: Sequence[Part], scope: Scope | Where, seed: int
+    ) -> list[Scores]:
+        """The scores of some items under every part."""
+
+    def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
+        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
+
+    def score_stacked(
+        self,
+        model: HookedModel,
+        split: Split,
+        parts: Sequence[Part],
+        scope: Scope | Where,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+    ) -> list[Scores]:
+        return self.score_items(model, self.item_set.sample(split, n, seed), parts, scope, seed)
 
 
 def check_subjects(task: str, split: Split, items: Sequence[TaskItem]) -> None:

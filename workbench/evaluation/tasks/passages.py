@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from workbench.evaluation.metrics import PLAIN, Part
-from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
+from workbench.evaluation.metrics import Part
+from workbench.evaluation.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import passage_means
 from workbench.models import HookedModel
-from workbench.records import Split
 from workbench.steering import Scope, Where
 
 LOSS = Metric("loss", "nats per token", higher_is_better=False, bounds=(0.0, float("inf")))
@@ -16,7 +15,7 @@ LOSS = Metric("loss", "nats per token", higher_is_better=False, bounds=(0.0, flo
 
 @final
 @dataclass(frozen=True)
-class PassageTask:
+class PassageTask(ItemTask):
     """Mean loss of the first `n_tokens` tokens of every passage, in nats per token.
 
     `context` is put in front of every passage and is not scored itself; `request` is the context of the prompt-only
@@ -34,26 +33,9 @@ class PassageTask:
     def metrics(self) -> tuple[Metric, ...]:
         return (LOSS,)
 
-    def items(self, split: Split) -> tuple[TaskItem, ...]:
-        return self.item_set.of(split)
-
-    def fitting(self, model: HookedModel) -> FittingData:
-        return self.data(model)
-
-    def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
-        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
-
-    def score_stacked(
-        self,
-        model: HookedModel,
-        split: Split,
-        parts: Sequence[Part],
-        scope: Scope | Where,
-        *,
-        n: int | None = None,
-        seed: int = 0,
+    def score_items(
+        self, model: HookedModel, items: Sequence[TaskItem], parts: Sequence[Part], scope: Scope | Where, seed: int
     ) -> list[Scores]:
-        items = self.item_set.sample(split, n, seed)
         texts = [item.prompt for item in items]
         losses = passage_means(model, texts, parts, scope, n_tokens=self.n_tokens, context=self.context)
         return [Scores.of(items, {LOSS.name: row}) for row in losses]

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from workbench.behaviours import log_odds
-from workbench.evaluation.metrics import PLAIN, Part
-from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
+from workbench.evaluation.metrics import Part
+from workbench.evaluation.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import first_tokens, next_token_scores, text_ids, text_likelihoods
 from workbench.models import HookedModel
-from workbench.records import Pair, Split
+from workbench.records import Pair
 from workbench.steering import DialItem, Scope, Where
 
 ACCURACY = Metric("accuracy", "fraction", higher_is_better=True, bounds=(0.0, 1.0))
@@ -38,7 +38,7 @@ class LetteredQuestion:
 
 @final
 @dataclass(frozen=True)
-class QuestionTask:
+class QuestionTask(ItemTask):
     """Is the right answer likelier than every wrong one?
 
     `accuracy`: 1 where the likeliest text is an answer (a tie counts as wrong); `log odds`: of the answers against the
@@ -76,26 +76,9 @@ class QuestionTask:
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(sorted(self._metrics, key=lambda metric: metric.name != self.primary))
 
-    def items(self, split: Split) -> tuple[TaskItem, ...]:
-        return self.item_set.of(split)
-
-    def fitting(self, model: HookedModel) -> FittingData:
-        return self.data(model)
-
-    def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
-        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
-
-    def score_stacked(
-        self,
-        model: HookedModel,
-        split: Split,
-        parts: Sequence[Part],
-        scope: Scope | Where,
-        *,
-        n: int | None = None,
-        seed: int = 0,
+    def score_items(
+        self, model: HookedModel, items: Sequence[TaskItem], parts: Sequence[Part], scope: Scope | Where, seed: int
     ) -> list[Scores]:
-        items = self.item_set.sample(split, n, seed)
         pairs = [(item.prompt, text) for item in items for text in (*item.answers, *item.distractors)]
         likelihoods = text_likelihoods(model, pairs, parts, scope)
         if self.per_token:

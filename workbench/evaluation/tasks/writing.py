@@ -10,10 +10,9 @@ from jaxtyping import Float64
 
 from workbench.evaluation.classifier import DomainClassifier
 from workbench.evaluation.metrics import PLAIN, Part, is_repetitive
-from workbench.evaluation.tasks.base import FittingData, ItemSet, Metric, Scores, TaskError, TaskItem
+from workbench.evaluation.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
-from workbench.records import Split
 from workbench.steering import Scope, Where
 
 MINIMUM_WORDS = 3
@@ -118,7 +117,7 @@ class FunctionJudge:
 
 @final
 @dataclass(frozen=True)
-class WritingTask:
+class WritingTask(ItemTask):
     """The model continues every prompt by at most `n_tokens` tokens (greedily at temperature 0), and `judge` scores it.
 
     Raises `TaskError` where a judge gives no verdict on any item, a wrong number of verdicts, or one out of bounds.
@@ -136,26 +135,9 @@ class WritingTask:
     def metrics(self) -> tuple[Metric, ...]:
         return self.judge.metrics
 
-    def items(self, split: Split) -> tuple[TaskItem, ...]:
-        return self.item_set.of(split)
-
-    def fitting(self, model: HookedModel) -> FittingData:
-        return self.data(model)
-
-    def score(self, model: HookedModel, split: Split, *, n: int | None = None, seed: int = 0) -> Scores:
-        return self.score_stacked(model, split, PLAIN, "all", n=n, seed=seed)[0]
-
-    def score_stacked(
-        self,
-        model: HookedModel,
-        split: Split,
-        parts: Sequence[Part],
-        scope: Scope | Where,
-        *,
-        n: int | None = None,
-        seed: int = 0,
+    def score_items(
+        self, model: HookedModel, items: Sequence[TaskItem], parts: Sequence[Part], scope: Scope | Where, seed: int
     ) -> list[Scores]:
-        items = self.item_set.sample(split, n, seed)
         options = {"n_tokens": self.n_tokens, "seed": seed, "temperature": self.temperature}
         return [self._judged(items, written) for written in write(model, items, parts, scope, **options)]
 
