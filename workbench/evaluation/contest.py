@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from workbench.evaluation.arm_kinds import unmet
 from workbench.evaluation.cells import CellKey, CellStore, open_store
-from workbench.evaluation.damage import N_WRITTEN, openings
+from workbench.evaluation.damage import N_ELSEWHERE, N_WRITTEN, openings
 from workbench.evaluation.damage_table import damages
-from workbench.evaluation.engine import N_TOGETHER, facts_of, ground_of, run_cells
-from workbench.evaluation.entrants import Contest, make_bench
+from workbench.evaluation.engine import N_TOGETHER, run_cells
+from workbench.evaluation.entrants import Bench, Contest, make_bench
+from workbench.evaluation.methods import Ground
 from workbench.evaluation.metrics import NeutralText, Part
-from workbench.evaluation.planning import Plan, make_plan
+from workbench.evaluation.planning import Plan, TaskFacts, arms_of_spec, make_plan, searched_layers
 from workbench.evaluation.spec import Spec
 from workbench.evaluation.tables import Cells, TaskTable, contrasts, curves, domain_counts, fronts, record_frame
-from workbench.evaluation.tasks.base import FittingData, score_parts
+from workbench.evaluation.tasks.base import FittingData, TaskError, check_subjects, score_parts
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
-from workbench.records import Contrast, Damage, Prompt, StrengthCurve, save_table
+from workbench.records import Contrast, Damage, Prompt, Split, StrengthCurve, save_table
+from workbench.steering import Scope
 
 N_TIMED = 5  # items of every task that are scored to see how long it takes
 CellProgress = Callable[[int, int], None]  # (cells done, cells in all)
@@ -51,7 +54,7 @@ def prepare(spec: Spec, model: HookedModel, contests: Sequence[Contest]) -> Prep
     data = tuple(contest.task.fitting(model) for contest in contests)
     twins = _twins(contests, data)
     facts = [
-        facts_of(model, contest, spec, one, is_twin=contest.task.name in twins)
+        _facts_of(model, contest, spec, one, is_twin=contest.task.name in twins)
         for contest, one in zip(contests, data, strict=True)
     ]
     plan = make_plan(spec, facts, n_layers=model.n_layers, n_heads=model.n_layers * model.n_heads)
@@ -80,7 +83,7 @@ def run_prepared(
         name = contest.task.name
         grounds = kept.get(twins.get(name, name))
         if grounds is None:
-            grounds = {seed: ground_of(bench, contest, data, seed) for seed in prepared.spec.seeds}
+            grounds = {seed: _ground_of(bench, contest, data, seed) for seed in prepared.spec.seeds}
         if name in twins.values():
             kept[name] = grounds
         own = [key for key in prepared.plan.cells if key.task == name]
@@ -88,6 +91,47 @@ def run_prepared(
     outcomes = tabulate(prepared, store)
     write_tables(outcomes, folder)
     return outcomes
+
+
+def _facts_of(
+    model: HookedModel, contest: Contest, spec: Spec, data: FittingData, *, is_twin: bool = False
+) -> TaskFacts:
+    """Which arms can run on a task, and how much work it is; nothing is run. `is_twin`: as in `TaskFacts`.
+
+    Raises `TaskError` where the task has no *tune* or *test* items, or those of a single subject.
+    """
+    splits: tuple[Split, ...] = ("tune", "test")
+    items = {split: contest.task.items(split) for split in splits}
+    for split in splits:
+        check_subjects(contest.task.name, split, items[split])
+    every = [item.prompt for chosen in items.values() for item in chosen]
+    lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
+    has_words = True
+    try:
+        contest.task.prompted()
+    except TaskError:
+        has_words = False
+    reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
+    return TaskFacts(
+        contest.task.name,
+        reasons,
+        len(items["tune"]),
+        len(items["test"]),
+        contest.n_positions,
+        contest.n_new,
+        n_elsewhere=N_ELSEWHERE * len(contest.others),
+        n_fit=min(spec.sizes.n_fit, len(data.positive)),
+        is_twin=is_twin,
+    )
+
+
+def _ground_of(bench: Bench, contest: Contest, data: FittingData, seed: int) -> Ground:
+    """What all arms of a task are fitted on, with one seed."""
+    spec, model = bench.spec, bench.model
+    layers, scope = searched_layers(spec.sizes, model.n_layers), Scope(spec.scope)  # pyright: ignore[reportArgumentType]
+    sizes = spec.sizes
+    counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
+    return Ground(model, data, layers, spec.k, seed, contest.pooling, scope, *counts)
 
 
 def _twins(contests: Sequence[Contest], data: Sequence[FittingData]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.evaluation.arm_kinds import PROMPT_ONLY, UNSTEERED, settings_of, unmet
+from workbench.evaluation.arm_kinds import PROMPT_ONLY, UNSTEERED, settings_of
 from workbench.evaluation.bands import usable_band
 from workbench.evaluation.budgets import Budget, find_strengths
 from workbench.evaluation.cells import CellKey
@@ -34,11 +34,10 @@ from workbench.evaluation.damage import (
 from workbench.evaluation.entrants import Bench, Contest, Entrant
 from workbench.evaluation.methods import Ground, Variant
 from workbench.evaluation.metrics import PLAIN, Part
-from workbench.evaluation.planning import TaskFacts, arms_of_spec, searched_layers
-from workbench.evaluation.spec import Spec
+from workbench.evaluation.planning import arms_of_spec
 from workbench.evaluation.statistics import Interval, paired_interval
 from workbench.evaluation.strengths import EditSize, edit_sizes
-from workbench.evaluation.tasks.base import FittingData, Scores, Task, TaskError, check_subjects, score_parts
+from workbench.evaluation.tasks.base import Scores, Task, score_parts
 from workbench.evaluation.tasks.running import continuations
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Split
@@ -47,47 +46,6 @@ from workbench.steering import Scope
 Results = Mapping[str, Any]  # what the file of a cell holds
 N_TOGETHER = 6  # arms (draws) that are run side by side
 FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a share of the median residual norm
-
-
-def facts_of(
-    model: HookedModel, contest: Contest, spec: Spec, data: FittingData, *, is_twin: bool = False
-) -> TaskFacts:
-    """Which arms can run on a task, and how much work it is; nothing is run. `is_twin`: as in `TaskFacts`.
-
-    Raises `TaskError` where the task has no *tune* or *test* items, or those of a single subject.
-    """
-    splits: tuple[Split, ...] = ("tune", "test")
-    items = {split: contest.task.items(split) for split in splits}
-    for split in splits:
-        check_subjects(contest.task.name, split, items[split])
-    every = [item.prompt for chosen in items.values() for item in chosen]
-    lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
-    has_words = True
-    try:
-        contest.task.prompted()
-    except TaskError:
-        has_words = False
-    reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
-    return TaskFacts(
-        contest.task.name,
-        reasons,
-        len(items["tune"]),
-        len(items["test"]),
-        contest.n_positions,
-        contest.n_new,
-        n_elsewhere=N_ELSEWHERE * len(contest.others),
-        n_fit=min(spec.sizes.n_fit, len(data.positive)),
-        is_twin=is_twin,
-    )
-
-
-def ground_of(bench: Bench, contest: Contest, data: FittingData, seed: int) -> Ground:
-    """What all arms of a task are fitted on, with one seed."""
-    spec, model = bench.spec, bench.model
-    layers, scope = searched_layers(spec.sizes, model.n_layers), Scope(spec.scope)  # pyright: ignore[reportArgumentType]
-    sizes = spec.sizes
-    counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
-    return Ground(model, data, layers, spec.k, seed, contest.pooling, scope, *counts)
 
 
 def run_cells(

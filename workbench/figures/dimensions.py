@@ -1,5 +1,6 @@
 """Which dimensions were selected in which domain, and whether they are more frequent there than elsewhere."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -28,9 +29,7 @@ def dcd_figure(
             f"no dimension was selected by {selection or 'anything'}; there are: {', '.join(found) or 'none'}"
         )
     domains = list(dict.fromkeys(dcd.domain for dcd in dcds))
-    counts: dict[int, int] = {}
-    for dcd in chosen:
-        counts[dcd.dimension] = counts.get(dcd.dimension, 0) + 1
+    counts = Counter(dcd.dimension for dcd in chosen)
     first = {dcd.dimension: domains.index(dcd.domain) for dcd in reversed(chosen)}
     dimensions = sorted(counts, key=lambda item: (-counts[item], first[item], item))
     gap, rank, hover = _places(chosen, domains, dimensions, words or {})
