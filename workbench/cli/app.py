@@ -70,7 +70,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail("the device ran out of memory; try a smaller --batch-size, --dtype bfloat16, or --device cpu")
     if code == 130:
         kept = "the finished cells are kept, the same command goes on from there"
-        is_resumed = arguments[0] in ("compare", "mask-exam")
+        job = next((argument for argument in arguments if not argument.startswith("-")), "")
+        is_resumed = job in ("compare", "mask-exam")
         typer.echo(f"workbench: interrupted; {kept if is_resumed else 'nothing was written'}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
