@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from workbench.corpus import load_corpus
-from workbench.evaluation.masking import mask_dimensions
+from workbench.masking.measure import mask_dimensions
 from workbench.models import HookedModel, load_model
 from workbench.records import Prompt
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from workbench.activations import collect, collect_columns
-from workbench.detectors import find_detectors
 from workbench.dimensions import find_dcds, find_verdicts, selection_stability
+from workbench.dimensions.detectors import find_detectors
 from workbench.models import HookedModel
 from workbench.planted import PlantedTruth, Role, planted_model
 from workbench.records import Dimension, DimensionStatistics, PooledRows, Prompt

@@ -32,14 +32,14 @@ import pandas as pd
 import torch
 
 from workbench.corpus import load_corpus
-from workbench.dimensions.critical_tables import estimate_name
-from workbench.dimensions.criticality import domain_rise, spearman, top_dimensions
-from workbench.dimensions.experiments import CriticalityPlan, candidates_of, largest_of
-from workbench.evaluation.attribution import estimate_masking, screened_masking
-from workbench.evaluation.criticality import sample_prompts, token_magnitudes
-from workbench.evaluation.masking import mask_dimensions
+from workbench.dimensions.loss_increases import domain_rise, spearman, top_dimensions
+from workbench.dimensions.masking_records import CriticalityPlan, candidates_of, largest_of
+from workbench.dimensions.masking_tables import estimate_name
 from workbench.figures import write_figure
 from workbench.figures.recall import recall_caption, recall_figure
+from workbench.masking.attribution import estimate_masking, screened_masking
+from workbench.masking.experiment import sample_prompts, token_magnitudes
+from workbench.masking.measure import mask_dimensions
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
 from workbench.records import MaskingResult, Prompt, Split, load_masking, save_masking

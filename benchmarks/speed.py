@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM
 
 from workbench.activations import batches, collect
 from workbench.corpus import BUILTIN_DOMAINS, load_corpus
+from workbench.interventions import ContrastiveAddition, steer
 from workbench.models import HookedModel, load_model
 from workbench.records import Prompt, Tokens
-from workbench.steering import ContrastiveAddition, steer
 
 ROW, BATCH = 128, 32
 REPETITIONS = 3

@@ -24,8 +24,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from workbench.models import HookedModel, load_model
-from workbench.steering import (
+from workbench.interventions import (
     ITI,
     SADI,
     ActAdd,
@@ -41,7 +40,8 @@ from workbench.steering import (
     StyleHeads,
     steer,
 )
-from workbench.steering.unit_scores import count_signs, first_of
+from workbench.interventions.unit_scores import count_signs, first_of
+from workbench.models import HookedModel, load_model
 
 BATCH = 16
 

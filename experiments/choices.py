@@ -14,11 +14,8 @@ import numpy as np
 from experiments.measures import difference, is_chosen, is_said, kl_measure, kl_of, next_logits, rate
 from experiments.pages import DOCS, shown, table, verdict, write_results, write_section
 from workbench.behaviours import BehaviourItem, load_behaviours
-from workbench.evaluation import NeutralText
-from workbench.evaluation.statistics import Interval
-from workbench.models import HookedModel, load_model
-from workbench.records import Pair, Site
-from workbench.steering import (
+from workbench.comparison import NeutralText
+from workbench.interventions import (
     ITI,
     SADI,
     AUSteer,
@@ -32,6 +29,9 @@ from workbench.steering import (
     select_units,
     sign_consistency,
 )
+from workbench.models import HookedModel, load_model
+from workbench.records import Pair, Site
+from workbench.statistics import Interval
 
 TASKS = {"yes/no": "yes_no", "two-way choice": "two_way"}
 KS, ALPHAS = (8, 32), (1.0, 3.0, 8.0)

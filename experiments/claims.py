@@ -16,11 +16,11 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from workbench.comparison.catalogue import BUILTIN_DOMAINS, prepare_spec
+from workbench.comparison.contest import Outcomes, run_prepared, tabulate
+from workbench.comparison.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
+from workbench.comparison.store import open_store
 from workbench.corpus import neutral_prompts
-from workbench.evaluation.catalogue import BUILTIN_DOMAINS, prepare_spec
-from workbench.evaluation.cells import open_store
-from workbench.evaluation.contest import Outcomes, run_prepared, tabulate
-from workbench.evaluation.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.records import Contrast
 
 ROOT = Path(__file__).parents[1]

@@ -15,13 +15,13 @@ import torch
 from experiments.measures import kl_measure
 from experiments.pages import DOCS, shown, table, write_results, write_section
 from workbench.activations import collect
+from workbench.comparison import NeutralText, kl_budget, paired_interval, passage_losses, passage_tokens
 from workbench.corpus import BUILTIN_DOMAINS, load_corpus
 from workbench.dimensions import find_dcds
-from workbench.evaluation import NeutralText, kl_budget, paired_interval, passage_losses, passage_tokens
-from workbench.evaluation.statistics import Interval
+from workbench.interventions import ActAdd, ContrastiveAddition, CriticalDimensionSteering, Steering
 from workbench.models import HookedModel, load_model
 from workbench.records import Pair, Prompt
-from workbench.steering import ActAdd, ContrastiveAddition, CriticalDimensionSteering, Steering
+from workbench.statistics import Interval
 
 KL_LEVEL, K = 0.1, 8
 N_FIT, N_TEST, N_TOKENS, N_PAIRS, PAIR_TOKENS = 24, 24, 32, 8, 8

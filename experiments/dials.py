@@ -17,10 +17,8 @@ import torch
 from experiments.drawing import heat_map
 from experiments.measures import first_tokens, next_logits, rate
 from experiments.pages import DOCS, shown, table, write_results, write_section
-from workbench.evaluation import paired_interval
-from workbench.evaluation.statistics import Interval
-from workbench.models import HookedModel, load_model
-from workbench.steering import (
+from workbench.comparison import paired_interval
+from workbench.interventions import (
     ActivationScaling,
     DialItem,
     DialReport,
@@ -31,6 +29,8 @@ from workbench.steering import (
     builtin_items,
     usable_items,
 )
+from workbench.models import HookedModel, load_model
+from workbench.statistics import Interval
 
 TASKS = ("ccc", "ioi")
 METHODS = {"ActivationScaling": ActivationScaling, "SteerVec": SteerVec, "DynScalar": DynScalar}

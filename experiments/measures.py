@@ -9,11 +9,11 @@ from scipy import stats
 from torch import Tensor
 
 from workbench.behaviours import BehaviourItem
+from workbench.comparison import NeutralText, paired_interval
 from workbench.corpus import neutral_prompts
-from workbench.evaluation import NeutralText, paired_interval
-from workbench.evaluation.statistics import Interval
+from workbench.interventions import Scope, Steering, Where, steer
 from workbench.models import HookedModel
-from workbench.steering import Scope, Steering, Where, steer
+from workbench.statistics import Interval
 
 BATCH = 64
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.evaluation.statistics import Interval
 from workbench.models import HookedModel
 from workbench.records import to_plain
+from workbench.statistics import Interval
 
 DOCS = Path(__file__).parent.parent / "docs" / "methods"
 BEGIN = "<!-- results: written by `python -m experiments.{}`; do not edit below -->"

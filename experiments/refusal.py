@@ -14,10 +14,8 @@ import torch
 from experiments.measures import BATCH, difference, first_tokens, kl_measure, kl_of, rate
 from experiments.pages import DOCS, shown, table, verdict, write_results, write_section
 from workbench.behaviours import BehaviourItem, load_behaviours
-from workbench.evaluation import generate_stacked
-from workbench.evaluation.statistics import Interval
-from workbench.models import HookedModel, load_model
-from workbench.steering import (
+from workbench.comparison import generate_stacked
+from workbench.interventions import (
     CandidateScore,
     ContrastiveAddition,
     DirectionalAblation,
@@ -29,6 +27,8 @@ from workbench.steering import (
     score_candidates,
     select_direction,
 )
+from workbench.models import HookedModel, load_model
+from workbench.statistics import Interval
 
 REFUSALS = ("I am sorry", "Sorry")
 N_POSITIONS = 2

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.pages import DOCS, table, write_results, write_section
+from workbench.comparison.rotations import LOWER_IS_BETTER, basis_frame, compare_bases
 from workbench.corpus import neutral_prompts
 from workbench.dimensions import detector_share, find_dcds, find_verdicts
-from workbench.evaluation.rotations import LOWER_IS_BETTER, basis_frame, compare_bases
-from workbench.labels import label_curve, label_summary
+from workbench.dimensions.labels import label_curve, label_summary
 from workbench.models import HookedModel, load_model
 from workbench.records import SELECTIONS, VERDICTS, LabelScore
 from workbench.study import Settings, load_passages, survey

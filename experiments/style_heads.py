@@ -17,11 +17,8 @@ import torch
 from experiments.measures import rate
 from experiments.pages import DOCS, shown, table, verdict, write_results, write_section
 from workbench.behaviours import BehaviourItem, load_behaviours
-from workbench.evaluation import generate_stacked
-from workbench.evaluation.statistics import Interval, hypervolume
-from workbench.models import HookedModel, load_model
-from workbench.records import Tokens
-from workbench.steering import (
+from workbench.comparison import generate_stacked
+from workbench.interventions import (
     POSITIONS,
     HeadScores,
     PersonaActivations,
@@ -39,7 +36,10 @@ from workbench.steering import (
     random_heads,
     steering_positions,
 )
-from workbench.steering.style_data import PLAIN, shows_persona
+from workbench.interventions.style_data import PLAIN, shows_persona
+from workbench.models import HookedModel, load_model
+from workbench.records import Tokens
+from workbench.statistics import Interval, hypervolume
 
 RESIDUAL_STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 HEAD_STRENGTHS = (2.0, 4.0, 8.0, 16.0, 32.0)  # a few heads of one layer are a small edit

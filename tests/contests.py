@@ -3,11 +3,11 @@
 import numpy as np
 
 from tests.tiny import WORDS
-from workbench.evaluation.entrants import Contest
-from workbench.evaluation.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
-from workbench.evaluation.tasks.base import ItemSet, TaskItem
-from workbench.evaluation.tasks.questions import QuestionTask, question_fitting
+from workbench.comparison.entrants import Contest
+from workbench.comparison.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.records import SPLITS, Prompt
+from workbench.tasks.base import ItemSet, TaskItem
+from workbench.tasks.questions import QuestionTask, question_fitting
 
 PLAIN = [word for word in WORDS if word.isalpha()]
 KL = 0.05

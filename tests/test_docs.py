@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from workbench.steering import load_steering, save_steering
+from workbench.interventions import load_steering, save_steering
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
 

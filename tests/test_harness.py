@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model
-from workbench.evaluation import harness
-from workbench.evaluation.harness import HarnessError, evaluate_harness
-from workbench.evaluation.tasks.running import text_likelihoods
+from workbench import harness
+from workbench.harness import HarnessError, evaluate_harness
+from workbench.interventions import ContrastiveAddition, Scope, steer
 from workbench.models import HookedModel
-from workbench.steering import ContrastiveAddition, Scope, steer
+from workbench.tasks.scoring import text_likelihoods
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed (extra eval)"

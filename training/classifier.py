@@ -8,8 +8,8 @@ from pathlib import Path
 
 import workbench
 from workbench.corpus import load_corpus
-from workbench.evaluation.classifier import BUILTIN, load_classifier, save_classifier
-from workbench.evaluation.fitting import fit_classifier
+from workbench.tasks.classifier import BUILTIN, load_classifier, save_classifier
+from workbench.tasks.fitting import fit_classifier
 
 DEFAULT = Path(workbench.__file__).parent / "builtin" / BUILTIN
 

@@ -19,10 +19,10 @@ import numpy as np
 import workbench
 from training.generator import SECRETS, Material, how_to, read_material, sentence
 from workbench.corpus import load_corpus
-from workbench.evaluation.classifier import DomainClassifier, load_classifier, save_classifier
-from workbench.evaluation.fitting import fit_classifier
-from workbench.evaluation.tasks.refusal import BUILTIN, COMPLIES, OTHER, REFUSES, verdicts
 from workbench.records import Prompt
+from workbench.tasks.classifier import DomainClassifier, load_classifier, save_classifier
+from workbench.tasks.fitting import fit_classifier
+from workbench.tasks.refusal import BUILTIN, COMPLIES, OTHER, REFUSES, verdicts
 
 DEFAULT = Path(workbench.__file__).parent / "builtin" / BUILTIN
 SEED = 0

@@ -32,9 +32,9 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from workbench.lexicons import TOPICS, class_members
 from workbench.models import HookedModel, wrap_model
 from workbench.records import Prompt, Split
+from workbench.token_classes import TOPICS, class_members
 
 Role = Literal["detector", "both", "inert", "quiet", "everywhere", "sink"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -16,9 +16,9 @@ from workbench.explorer import material as module
 from workbench.explorer.directions import continuation, direction_towards, edit_of, spread
 from workbench.explorer.drawing import compared_html
 from workbench.explorer.maps import dimension_map
+from workbench.interventions import CriticalDimensionSteering
 from workbench.models import load_model
 from workbench.records import Site
-from workbench.steering import CriticalDimensionSteering
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import typer
 
 from workbench import __version__
 from workbench.cli.compare import compare
-from workbench.cli.criticality import mask
 from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
-from workbench.cli.mask_exam import mask_exam
+from workbench.cli.mask import mask
+from workbench.cli.masked_exam import mask_exam
 from workbench.cli.methods import fit, heads, layers
 from workbench.cli.paper import paper
 from workbench.cli.verdicts import verdict
@@ -200,7 +200,7 @@ def label(
     """Label the DCDs by the words that fire them, scored on held-out documents."""
     from workbench import study
     from workbench.cli import jobs, output
-    from workbench.detectors import detector_frame
+    from workbench.dimensions.detectors import detector_frame
 
     settings = _settings(
         model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters

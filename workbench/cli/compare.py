@@ -10,9 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from workbench.evaluation.contest import Prepared
-    from workbench.evaluation.planning import Plan
-    from workbench.evaluation.spec import ModelShape, ModelSpec, Spec
+    from workbench.comparison.contest import Prepared
+    from workbench.comparison.plan import Plan
+    from workbench.comparison.spec import ModelShape, ModelSpec, Spec
 
 N_PHRASES = 24  # printed at the end; the tables hold all
 
@@ -38,8 +38,8 @@ def compare(
 ) -> None:
     """Compare steering methods and controls on tasks, at budgets fixed beforehand."""
     from workbench.cli.output import no_other_bars
-    from workbench.evaluation.catalogue import plan_without_weights, prepare_spec
-    from workbench.evaluation.cells import check_folder
+    from workbench.comparison.catalogue import plan_without_weights, prepare_spec
+    from workbench.comparison.store import check_folder
 
     whole = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
     chosen = whole.quick() if quick else whole
@@ -58,7 +58,7 @@ def compare(
 
 
 def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
-    from workbench.evaluation.spec import SpecError, read_spec, spec_from
+    from workbench.comparison.spec import SpecError, read_spec, spec_from
 
     if spec is not None:
         if methods or tasks:
@@ -72,7 +72,7 @@ def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
 
 def _task(text: str) -> dict[str, object]:
     """A task from words: refusal, refusal:away, domain-loss:law, items=my.jsonl, trait:humorous=personas."""
-    from workbench.evaluation.catalogue import KINDS
+    from workbench.comparison.catalogue import KINDS
 
     head, _, data = text.partition("=")
     kind, _, about = head.partition(":")
@@ -101,8 +101,8 @@ def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, dow
 def _run(prepared: "Prepared", folder: Path) -> None:
     from workbench.cli.compare_page import write_comparison
     from workbench.cli.output import progress_bars
+    from workbench.comparison.contest import run_prepared, seconds_of
     from workbench.corpus import neutral_prompts
-    from workbench.evaluation.contest import run_prepared, seconds_of
 
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
@@ -131,7 +131,7 @@ def print_plan(plan: "Plan", whole: "Spec", chosen: "Spec") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from workbench.evaluation.spec import left_out
+    from workbench.comparison.spec import left_out
 
     matrix = _grouped(plan)
     reasons = list(dict.fromkeys(reason for row in matrix.values() for reason in row.values() if reason))
@@ -169,7 +169,7 @@ def _grouped(plan: "Plan") -> dict[str, dict[str, str]]:
 
 def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_generated: float = 0.0) -> None:
     """Memory and time from the shape of a model, without its weights."""
-    from workbench.evaluation.planning import memory_bytes, seconds_from_shape
+    from workbench.comparison.plan import memory_bytes, seconds_from_shape
 
     parts = memory_bytes(shape, model.dtype, n_positions=512)
     held = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
@@ -185,7 +185,7 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
 
 def print_phrases(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
-    from workbench.evaluation.tables import sentence
+    from workbench.comparison.tables import sentence
     from workbench.records import Contrast
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.evaluation.contest import Outcomes, Prepared
-from workbench.evaluation.spec import Spec
-from workbench.evaluation.tables import sentence
+from workbench.comparison.contest import Outcomes, Prepared
+from workbench.comparison.spec import Spec
+from workbench.comparison.tables import sentence
 from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
 from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
 from workbench.figures.damage import damage_caption, damage_figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from workbench.evaluation.harness import HarnessResult
+    from workbench.harness import HarnessResult
 
 
 def lm_eval(
@@ -34,10 +34,10 @@ def lm_eval(
     import logging
 
     from workbench.cli.output import no_other_bars
-    from workbench.evaluation.harness import HarnessError, evaluate_harness, require_harness
+    from workbench.harness import HarnessError, evaluate_harness, require_harness
+    from workbench.interventions import Scope, load_steering
     from workbench.models import load_model
     from workbench.records import to_plain
-    from workbench.steering import Scope, load_steering
 
     require_harness()
     if out is not None and not out.parent.is_dir():

@@ -10,10 +10,7 @@ import pandas as pd
 
 from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
 from workbench.environment import Check
-from workbench.models import HookedModel, ModelError, load_model
-from workbench.models.loading import SUPPORTED_ARCHITECTURES
-from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
-from workbench.steering import (
+from workbench.interventions import (
     ContrastiveAddition,
     CriticalDimensionSteering,
     Scope,
@@ -23,6 +20,9 @@ from workbench.steering import (
     save_steering,
     steer,
 )
+from workbench.models import HookedModel, ModelError, load_model
+from workbench.models.loading import SUPPORTED_ARCHITECTURES
+from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
 
 DOMAIN_METHODS = ("cds", "whole-dimension")  # fitted on a domain against all others

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from workbench.cli.jobs import DOMAIN_METHODS, SteerOptions, check_file, fit_on_domain, read_scope, read_selection
 from workbench.corpus import corpus_hash, load_pairs
-from workbench.models import HookedModel
-from workbench.models.loading import BUILTIN
-from workbench.records import Pair
-from workbench.steering import (
+from workbench.interventions import (
     ITI,
     SADI,
     ActAdd,
@@ -41,6 +38,9 @@ from workbench.steering import (
     save_steering,
     usable_items,
 )
+from workbench.models import HookedModel
+from workbench.models.loading import BUILTIN
+from workbench.records import Pair
 from workbench.study import Settings, StageProgress, load_passages, open_model
 
 TEXT_METHODS = ("cds", "whole-dimension", "austeer", "actadd", "ablation", "addition", "iti", "sadi")

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
-from workbench.estimate import Estimate
+from workbench.costs import Estimate
 from workbench.figures.effects import arm_name, is_lower_better, shows_difference
-from workbench.lexicons import visible
+from workbench.interventions import LayerMap
 from workbench.records import Comparison, Detector, Dimension, Selection
-from workbench.steering import LayerMap
+from workbench.token_classes import visible
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
 N_TOKENS = 6

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy.stats import rankdata
 
 from workbench.dimensions.criteria import split_domains
-from workbench.dimensions.criticality import domain_rise, masked_domains
+from workbench.dimensions.loss_increases import domain_rise, masked_domains
 from workbench.dimensions.massive import CRITERIA, MassiveCriterion, massive_dimensions
 from workbench.records import (
     VERDICTS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.detectors import UNLABELLED
+from workbench.dimensions.detectors import UNLABELLED
 from workbench.explorer.material import ExplorerError, Material
 from workbench.figures.detectors import CONTEXT_AFTER, CONTEXT_BEFORE, CONTEXT_TOKENS
 from workbench.records import ENDS, Detector, Dimension, TokenContext, Verdict

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.explorer.material import ExplorerError, Material
-from workbench.steering import ContrastiveAddition, CriticalDimensionSteering, Steering, steer
+from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Steering, steer
 
 Edit = Literal["this dimension", "dimensions of the domain (CDS)", "all dimensions"]
 EDITS: tuple[Edit, ...] = get_args(Edit)

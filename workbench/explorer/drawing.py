@@ -11,8 +11,8 @@ from jaxtyping import Float64
 from workbench.explorer.cards import DimensionCard
 from workbench.figures import contexts_html
 from workbench.figures.style import PALETTE, number
-from workbench.lexicons import visible
 from workbench.records import ENDS, Detector, TokenContext, Verdict
+from workbench.token_classes import visible
 
 ASSETS = Path(__file__).parent / "assets"
 # Refuses every request and every script: the card has none.

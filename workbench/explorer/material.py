@@ -8,8 +8,8 @@ from typing import Any
 
 from workbench.activations import collect, collect_columns
 from workbench.corpus import corpus_hash, load_corpus
-from workbench.detectors import find_detectors
 from workbench.dimensions import find_dcds, find_verdicts
+from workbench.dimensions.detectors import find_detectors
 from workbench.dimensions.verdicts import MIN_PASSAGES
 from workbench.models import HookedModel, load_model
 from workbench.models.loading import BUILTIN

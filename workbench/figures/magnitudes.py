@@ -26,8 +26,8 @@ from workbench.figures.style import (
     place_labels,
     scale_bar,
 )
-from workbench.lexicons import visible
 from workbench.records import DimensionStatistics
+from workbench.token_classes import visible
 
 # About 8 bytes of JSON each: the figure stays under half a megabyte for every model.
 MAX_POINTS = 32_000

@@ -6,8 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.figures.style import DIVERGING, MARGIN, dress, number, scale_bar
-from workbench.lexicons import visible
 from workbench.records import TokenColumns
+from workbench.token_classes import visible
 
 MAX_TOKENS = 60
 

@@ -4,16 +4,7 @@ Nothing here knows a model, a file format of somebody else, or a figure. Arrays 
 on the model side. Everybody imports from here; the modules below group what belongs together.
 """
 
-from workbench.records.criticality import (
-    MASK_MODES,
-    TOKEN_SETS,
-    ChoiceItem,
-    ChoiceMasking,
-    MaskingResult,
-    MaskMode,
-    TokenSet,
-)
-from workbench.records.detectors import (
+from workbench.records.dimensions import (
     ENDS,
     SELECTIONS,
     VERDICTS,
@@ -25,6 +16,16 @@ from workbench.records.detectors import (
     TokenContext,
     Verdict,
     VerdictName,
+)
+from workbench.records.effects import BudgetKind, Comparison, Contrast, Damage, Outcome, StrengthCurve
+from workbench.records.masking import (
+    MASK_MODES,
+    TOKEN_SETS,
+    ChoiceItem,
+    ChoiceMasking,
+    MaskingResult,
+    MaskMode,
+    TokenSet,
 )
 from workbench.records.saving import (
     FORMAT_VERSION,
@@ -46,7 +47,6 @@ from workbench.records.saving import (
 )
 from workbench.records.stability import BasisScore, ConditionStability, ReadingAgreement, SelectionStability
 from workbench.records.statistics import Activations, DimensionStatistics, PooledRows, TokenColumns, TopTokens
-from workbench.records.steering import BudgetKind, Comparison, Contrast, Damage, Outcome, StrengthCurve
 from workbench.records.text import SPLITS, Pair, Prompt, Site, SiteKind, Split, Tokens
 
 __all__ = [

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from workbench.records.criticality import ChoiceItem, ChoiceMasking, MaskingResult
-from workbench.records.detectors import TokenContext
+from workbench.records.dimensions import TokenContext
+from workbench.records.masking import ChoiceItem, ChoiceMasking, MaskingResult
 from workbench.records.statistics import DimensionStatistics, PooledRows, TopTokens
 
 FORMAT_VERSION = 1

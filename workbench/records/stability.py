@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from workbench.records.detectors import Selection
+from workbench.records.dimensions import Selection
 
 
 @dataclass(frozen=True)

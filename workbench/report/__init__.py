@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.figures import Section, write_page
-from workbench.report import criticality, planted, sections, verdicts
+from workbench.report import masking, planted, sections, verdicts
 from workbench.report.material import Material, model_name, read_material
 from workbench.report.paper import paper_drawings, write_gallery, write_paper
 
@@ -19,7 +19,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
     ("frequency", "Activation frequency", sections.frequency),
     ("dimensions", "Domain-critical dimensions", sections.dimensions),
     ("detectors", "Detectors", sections.detectors),
-    ("masking", "Masking: what the model needs", criticality.masking),
+    ("masking", "Masking: what the model needs", masking.masking),
     ("verdicts", "Sink or detector", verdicts.verdicts),
     ("labels", "Labels on held-out text", verdicts.labels),
     ("stability", "How sure", verdicts.stability),

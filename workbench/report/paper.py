@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.dimensions import frequency_table
-from workbench.dimensions.critical_tables import criticality_tables
-from workbench.dimensions.experiments import load_criticality
+from workbench.dimensions.labels import label_curve
+from workbench.dimensions.masking_records import load_criticality
+from workbench.dimensions.masking_tables import criticality_tables
 from workbench.environment import library_versions
 from workbench.figures import (
     Drawing,
@@ -38,7 +39,7 @@ from workbench.figures import (
     token_words,
     write_page,
 )
-from workbench.figures.criticality import (
+from workbench.figures.masking import (
     drop_caption,
     drop_figure,
     magnitude_drop_caption,
@@ -59,7 +60,6 @@ from workbench.figures.verdicts import (
     verdict_caption,
     verdict_figure,
 )
-from workbench.labels import label_curve
 from workbench.records import (
     BasisScore,
     Comparison,
@@ -78,13 +78,13 @@ N_DETECTORS = 3  # per domain
 PREAMBLE = """\
 from pathlib import Path
 from workbench.dimensions import frequency_table
-from workbench.dimensions.critical_tables import criticality_tables
-from workbench.dimensions.experiments import load_criticality
+from workbench.dimensions.masking_tables import criticality_tables
+from workbench.dimensions.masking_records import load_criticality
 from workbench.figures import *
-from workbench.figures.criticality import *
+from workbench.figures.masking import *
 from workbench.figures.recall import *
 from workbench.figures.verdicts import *
-from workbench.labels import label_curve
+from workbench.dimensions.labels import label_curve
 from workbench.records import *
 from workbench.report import read_material
 

@@ -40,7 +40,7 @@ from workbench.figures import (
 )
 from workbench.figures.style import joined, number
 from workbench.records import SPLITS, Comparison, Detector, Dimension
-from workbench.report.criticality import masking_findings
+from workbench.report.masking import masking_findings
 from workbench.report.material import Material, absent, paragraph, plot, shown
 from workbench.report.verdicts import certain_findings
 

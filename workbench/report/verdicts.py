@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from workbench.dimensions.labels import LEVEL, label_curve, label_summary
 from workbench.figures import table_html
 from workbench.figures.style import number
 from workbench.figures.verdicts import (
@@ -20,7 +21,6 @@ from workbench.figures.verdicts import (
     verdict_caption,
     verdict_figure,
 )
-from workbench.labels import LEVEL, label_curve, label_summary
 from workbench.records import ConditionStability, LabelScore, ReadingAgreement, SelectionStability, Verdict, load_table
 from workbench.report.material import Material, absent, paragraph, plot
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.corpus import neutral_prompts
-from workbench.dimensions.critical_tables import summarise_criticality
-from workbench.estimate import Estimate, estimate_study
-from workbench.evaluation.criticality import PLANS, planned_costs
+from workbench.costs import Estimate, estimate_study
+from workbench.dimensions.masking_tables import summarise_criticality
+from workbench.masking.experiment import PLANS, planned_costs
 from workbench.models import HookedModel
 from workbench.records import Prompt
 from workbench.report import write_report

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.activations import Progress, collect, collect_columns
+from workbench.activations import Progress, collect, collect_columns, shortened_rows
 from workbench.dimensions import (
     condition_stability,
     detector_share,
@@ -20,11 +20,10 @@ from workbench.dimensions import (
     verdict_summary,
 )
 from workbench.dimensions.criteria import NEUTRAL
-from workbench.dimensions.critical_tables import orders
-from workbench.dimensions.experiments import Criticality
+from workbench.dimensions.labels import control_dimensions, label_summary, score_labels
+from workbench.dimensions.masking_records import Criticality
+from workbench.dimensions.masking_tables import orders
 from workbench.dimensions.verdicts import MIN_PASSAGES
-from workbench.evaluation.conditions import shortened_rows
-from workbench.labels import control_dimensions, label_summary, score_labels
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench.behaviours import load_behaviours
 from workbench.corpus import load_corpus
-from workbench.evaluation.masking import choice_items
+from workbench.masking.measure import choice_items
 from workbench.models import HookedModel, load_model
 from workbench.planted import PlantedTruth, planted_model
 from workbench.records import ChoiceItem, Prompt

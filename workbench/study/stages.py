@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.activations import collect, collect_columns
+from workbench.comparison import against_unsteered, between_arms, measure_steering
 from workbench.corpus import neutral_prompts
-from workbench.detectors import find_detectors
 from workbench.dimensions import find_dcds
-from workbench.dimensions.experiments import Criticality
-from workbench.evaluation import against_unsteered, between_arms, measure_steering
-from workbench.evaluation.classifier import ClassifierReport
-from workbench.evaluation.criticality import PLANS, measure_criticality, sample_prompts
+from workbench.dimensions.detectors import find_detectors
+from workbench.dimensions.masking_records import Criticality
+from workbench.masking.experiment import PLANS, measure_criticality, sample_prompts
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,
@@ -27,6 +26,7 @@ from workbench.records import (
 )
 from workbench.study.certainty import Certainty, assess
 from workbench.study.settings import PRESETS, Settings, exam_items
+from workbench.tasks.classifier import ClassifierReport
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]

@@ -1,0 +1,221 @@
+"""The comparison on a tiny model: its numbers against the model run by hand, and its cells against interruptions."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.contests import KL, contest, neutral, question_task, small_spec
+from tests.tiny import tiny_model
+from workbench.comparison.contest import Outcomes, Prepared, prepare, run_prepared
+from workbench.comparison.entrants import Contest
+from workbench.comparison.store import CellError, CellKey, CellStore, open_store
+from workbench.interventions import AUSteer, steer
+from workbench.models import HookedModel
+from workbench.tasks.base import Scores
+from workbench.tasks.metrics import passage_tokens
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def prepared(model: HookedModel) -> Prepared:
+    return prepare(small_spec(), model, [contest()])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run") / "whole"
+
+
+@pytest.fixture(scope="module")
+def outcomes(prepared: Prepared, folder: Path) -> Outcomes:
+    return run_prepared(prepared, folder, neutral())
+
+
+class StoppedError(Exception):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """The same task, but it counts its scores, and stops everything at the n-th."""
+
+    inner: object
+    counts: list[int]
+    stop_at: int = 10**9
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def score_stacked(self, *args: object, **kwargs: object) -> list[Scores]:
+        self.counts[0] += 1
+        if self.counts[0] == self.stop_at:
+            raise StoppedError
+        return self.inner.score_stacked(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def counted(prepared: Prepared, *, stop_at: int = 10**9) -> tuple[Prepared, list[int]]:
+    counts = [0]
+    only = prepared.contests[0]
+    task = Counting(only.task, counts, stop_at)
+    wrapped = Contest(task, only.domain, only.pooling, only.n_positions, only.n_new)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(prepared, contests=(wrapped,)), counts
+
+
+def test_effects_are_those_of_the_model_run_by_hand(model: HookedModel, outcomes: Outcomes) -> None:
+    row = next(c for c in outcomes.contrasts if (c.arm, c.against, c.is_primary) == ("austeer", "unsteered", True))
+    task = question_task()
+    layer = int(row.setting.removeprefix("layer "))
+    steering = AUSteer.fit(model, task.fitting(model).pairs, k=3, layers=[layer])
+    items = task.items("test")
+
+    def odds() -> np.ndarray:
+        values = []
+        for item in items:
+            totals = []
+            for text in (*item.answers, *item.distractors):
+                tokens = model.tokenize([item.prompt + text])
+                logits = model.logits(tokens, prompt_lengths=tokens.lengths - 1)[0, -2].log_softmax(-1)
+                totals.append(float(logits[tokens.ids[0, -1]]))
+            values.append(totals[0] - totals[1])
+        return np.array(values)
+
+    before = odds()
+    with steer(model, steering, row.strength):
+        after = odds()
+    by_subject = (after - before).reshape(-1, 2).mean(axis=1)
+    assert row.effect == pytest.approx(by_subject.mean(), abs=1e-4)
+    assert row.n == len(by_subject) == 6
+
+    texts = [neutral()[index].text for index in np.random.default_rng([0, 1]).permutation(6)[:4]]
+    tokens = passage_tokens(model, texts, n_tokens=8)
+    p = model.logits(tokens).log_softmax(-1)
+    with steer(model, steering, row.strength):
+        q = model.logits(tokens).log_softmax(-1)
+    kl = (p.exp() * (p - q)).sum(-1)[tokens.mask].mean()
+    assert float(kl) == pytest.approx(row.kl, abs=1e-5)
+    assert row.kl == pytest.approx(KL, rel=0.1)
+
+
+def test_every_arm_searches_as_many_settings(prepared: Prepared, outcomes: Outcomes) -> None:
+    searched = outcomes.frames["settings"]
+    counts = searched.groupby(["arm", "draw", "budget", "level"]).setting.nunique()
+    assert set(counts) == {len(prepared.plan.layers)}
+    assert {"random-k", "complement", "top-k", "noise", "shuffled"} <= set(searched.arm)
+    assert searched[searched.arm == "random-k"].draw.nunique() == 5
+
+
+def test_the_setting_is_the_best_one_on_tune(outcomes: Outcomes) -> None:
+    searched = outcomes.frames["settings"]
+    rows = [c for c in outcomes.contrasts if c.arm == "austeer" and c.is_primary]
+    own = searched[(searched.arm == "austeer") & searched.reached]
+    assert rows[0].setting == own.loc[own.tune.astype(float).idxmax()].setting
+
+
+def test_the_same_seed_gives_the_same_tables(prepared: Prepared, outcomes: Outcomes, tmp_path: Path) -> None:
+    again = run_prepared(prepared, tmp_path / "again", neutral())
+    for name, frame in outcomes.frames.items():
+        pd.testing.assert_frame_equal(frame, again.frames[name])
+
+
+def test_an_interrupted_run_goes_on_and_repeats_nothing(
+    prepared: Prepared, outcomes: Outcomes, folder: Path, tmp_path: Path
+) -> None:
+    whole, total = counted(prepared)
+    run_prepared(whole, tmp_path / "whole", neutral())
+    broken, first = counted(prepared, stop_at=total[0] // 2)
+    with pytest.raises(StoppedError):
+        run_prepared(broken, tmp_path / "broken", neutral())
+    resumed, second = counted(prepared)
+    found = run_prepared(resumed, tmp_path / "broken", neutral())
+    assert first[0] - 1 + second[0] == total[0]  # the interrupted score is the only one that was begun twice
+    for name, frame in outcomes.frames.items():
+        pd.testing.assert_frame_equal(frame, found.frames[name])
+    finished, third = counted(prepared)
+    run_prepared(finished, tmp_path / "broken", neutral())
+    assert third[0] == 0
+
+
+def test_a_task_fitted_on_the_same_data_costs_the_same_and_is_chosen_by_its_own_scores(
+    model: HookedModel, outcomes: Outcomes, tmp_path: Path
+) -> None:
+    fitted = prepare(small_spec(), model, [contest()]).contests[0]
+    twin = dataclasses.replace(fitted, task=dataclasses.replace(fitted.task, name="twin", primary="accuracy"))  # pyright: ignore[reportArgumentType]
+    ready = prepare(small_spec(), model, [fitted, twin])
+    assert ready.data[0] == ready.data[1]
+    searched = run_prepared(ready, tmp_path / "run", neutral()).frames["settings"]
+    own, other = (searched[searched.task == name].reset_index(drop=True) for name in ("words", "twin"))
+    shared = ["arm", "draw", "setting", "strength", "kl", "reached", "in_norms", "in_sds"]
+    pd.testing.assert_frame_equal(own[shared], other[shared])
+    assert not np.allclose(own.tune.astype(float), other.tune.astype(float), equal_nan=True)
+    pd.testing.assert_frame_equal(own[shared], outcomes.frames["settings"][shared])
+
+
+def test_the_model_is_left_as_it_was(model: HookedModel, outcomes: Outcomes) -> None:
+    tokens = model.tokenize(["the court shall"])
+    fresh = tiny_model("llama")
+    assert torch.equal(model.logits(tokens), fresh.logits(tokens))
+
+
+def test_a_folder_of_another_specification_is_refused(prepared: Prepared, outcomes: Outcomes, folder: Path) -> None:
+    other = dataclasses.replace(prepared, spec=dataclasses.replace(prepared.spec, k=4))
+    with pytest.raises(CellError, match="another specification"):
+        run_prepared(other, folder, neutral())
+    with pytest.raises(CellError, match="other weights"):
+        open_store(folder, prepared.spec, "another fingerprint")
+
+
+def test_a_folder_with_other_files_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(CellError, match="no results folder"):
+        run_prepared(prepared, tmp_path, neutral())
+
+
+def test_a_cell_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    key = CellKey("words", "cds", 0, "test", "chosen", "kl", 0.1, 0)
+    store = CellStore(tmp_path)
+    store.write(key, {"note": ""})
+    path = tmp_path / "cells" / key.path
+    path.with_name("copy.json").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(CellError, match="same cell"):
+        store.all()
+
+
+def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
+    key = CellKey("words", "cds", 0, "test", "chosen", "kl", 0.1, 0)
+    store = CellStore(tmp_path)
+    store.write(key, {"note": ""})
+    (tmp_path / "cells" / key.path).write_text("{", encoding="utf-8")
+    with pytest.raises(CellError, match="damaged"):
+        store.read(key)
+
+
+def test_draws_are_averaged_before_they_are_compared(outcomes: Outcomes, folder: Path) -> None:
+    row = next(c for c in outcomes.contrasts if (c.arm, c.metric) == ("random-k", "log odds"))
+    cells = CellStore(folder).all()
+    base = next(r for k, r in cells.items() if k.arm == "unsteered")["values"]["log odds"]
+    ran = [
+        r["values"]["log odds"] for k, r in cells.items() if (k.arm, k.stage) == ("random-k", "test") if "values" in r
+    ]
+    effect = np.mean([np.array(values) - np.array(base) for values in ran])
+    assert row.effect == pytest.approx(float(effect), abs=1e-12)
+    assert f"mean of {len(ran)} draw" in row.note
+
+
+def test_curves_hold_a_band_or_say_why(model: HookedModel, tmp_path: Path) -> None:
+    ready = prepare(small_spec(("whole-dimension",), curves=True), model, [contest()])
+    found = run_prepared(ready, tmp_path / "run", neutral())
+    assert {curve.arm for curve in found.curves} >= {"whole-dimension", "random-k", "noise"}
+    for curve in found.curves:
+        assert curve.n_evaluations <= 20
+        assert np.isfinite(curve.low) or curve.note
+    written = json.loads((tmp_path / "run" / "curves.json").read_text(encoding="utf-8"))
+    assert len(written["records"]) == len(found.curves)

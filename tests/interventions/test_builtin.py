@@ -1,0 +1,37 @@
+"""The laws on the built-in model: some for every method here, all of them in the slow run."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.interventions import laws
+from tests.interventions.test_laws import MAKERS, STEERED_LAWS
+from workbench.interventions import steer
+from workbench.models import HookedModel, load_model
+
+QUICK = (laws.change_is_strength_times_delta, laws.earlier_tokens_unchanged)
+
+
+@cache
+def builtin() -> HookedModel:
+    return load_model()
+
+
+@pytest.mark.parametrize("law", QUICK, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("method", MAKERS)
+def test_law_holds(law: Callable[..., None], method: str) -> None:
+    law(builtin(), MAKERS[method](builtin()), steer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", [law for law in STEERED_LAWS if law not in QUICK], ids=lambda law: law.__name__)
+@pytest.mark.parametrize("method", MAKERS)
+def test_every_other_law_holds(law: Callable[..., None], method: str) -> None:
+    law(builtin(), MAKERS[method](builtin()), steer)
+
+
+@pytest.mark.parametrize("method", ["whole-dimension", "austeer z", "style heads", "activation-scaling"])
+def test_saved_and_loaded_method_is_the_same(method: str, tmp_path: Path) -> None:
+    laws.save_and_load_keep_delta(builtin(), MAKERS[method](builtin()), tmp_path)

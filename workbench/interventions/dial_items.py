@@ -1,0 +1,132 @@
+"""Items for the methods with a dial: context-against-knowledge conflicts (CCC), indirect objects (IOI), or your own.
+
+Source: arXiv 2410.04962 names the two tasks; its templates are not known to us, so these are ours. In CCC a context
+states a false capital: `correct` is the capital that the model knows, `wrong` the one that the context states. In IOI
+two people are named and one of them gives something: `correct` is the other one, `wrong` the giver.
+
+Methods that are learned per position need prompts of one length, and all need answers of one token: `usable_items`
+keeps the items that fit a model, so that the same task serves models with different tokenizers.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from workbench.behaviours import load_behaviours
+from workbench.interventions.base import SteeringError
+from workbench.interventions.learned_scaling import DialItem
+from workbench.models import HookedModel
+from workbench.records import SPLITS
+
+Task = Literal["ccc", "ioi"]
+CCC_TEMPLATE = "The capital of {country} is {false}. Q: What is the capital of {country}? A:"
+IOI_TEMPLATE = "When {A} and {B} went to the {place}, {B} gave a {object} to"
+PLACES = ("shop", "park", "market", "school", "garden", "station", "office", "library")
+OBJECTS = ("drink", "book", "ring", "hat", "letter", "key", "ball", "gift")
+
+
+def ccc_items(
+    capitals: Mapping[str, str], *, n_false: int = 1, template: str = CCC_TEMPLATE, seed: int = 0
+) -> tuple[DialItem, ...]:
+    """Every country with `n_false` capitals of the others, drawn from `seed`; answers follow a blank."""
+    if not 1 <= n_false < len(capitals):
+        raise SteeringError(f"cannot draw {n_false} false capitals for {len(capitals)} countries; ask for fewer")
+    draw, items = random.Random(seed), []
+    for country, capital in capitals.items():
+        others = sorted({other for other in capitals.values() if other != capital})
+        for false in draw.sample(others, min(n_false, len(others))):
+            items.append(DialItem(template.format(country=country, false=false), f" {capital}", f" {false}"))
+    return tuple(items)
+
+
+def ioi_items(
+    pairs: Sequence[tuple[str, str]],
+    *,
+    places: Sequence[str] = PLACES,
+    objects: Sequence[str] = OBJECTS,
+    template: str = IOI_TEMPLATE,
+    seed: int = 0,
+) -> tuple[DialItem, ...]:
+    """One item per pair (receiver, giver), with a place and an object drawn from `seed`; names follow a blank."""
+    draw, items = random.Random(seed), []
+    for receiver, giver in pairs:
+        fields = {"A": receiver, "B": giver, "place": draw.choice(places), "object": draw.choice(objects)}
+        items.append(DialItem(template.format(**fields), f" {receiver}", f" {giver}"))
+    return tuple(items)
+
+
+def _name_pairs(split: str) -> list[tuple[str, str]]:
+    """Pairs of names of one split; a pair that several splits have belongs to the first of them."""
+    earlier: set[frozenset[str]] = set()
+    for one in SPLITS:
+        named = load_behaviours("indirect_objects", kind="ABBA", split=one)
+        pairs = {frozenset((item.answers[0].strip(), item.distractors[0].strip())) for item in named} - earlier
+        if one == split:
+            return sorted((min(pair), max(pair)) for pair in pairs)
+        earlier |= pairs
+    raise SteeringError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+
+
+def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: int = 0) -> tuple[DialItem, ...]:
+    """Items of one task from the built-in facts and names of one split: no country or pair of names is in two splits.
+
+    CCC: every country of the split with `per_subject` false capitals of that split. IOI: every pair of names of the
+    split in both orders of giving, `per_subject` times with other places and objects.
+    """
+    if task not in get_args(Task):
+        raise SteeringError(f"unknown task {task!r}; choose one of {', '.join(get_args(Task))}")
+    if task == "ccc":
+        plain = load_behaviours("conflict", kind="plain", split=split)
+        return ccc_items({item.subject: item.answers[0].strip() for item in plain}, n_false=per_subject, seed=seed)
+    both = [pair for first, second in _name_pairs(split) for pair in ((first, second), (second, first))]
+    return tuple(dict.fromkeys(ioi_items(both * per_subject, seed=seed)))
+
+
+def read_items(path: Path) -> tuple[DialItem, ...]:
+    """Items from a JSON list, or from JSON lines, of {prompt, correct, wrong}; answers as they follow the prompt."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        is_list = text.lstrip().startswith("[")
+        rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SteeringError(f"{path} is not JSON ({error}); write one {{prompt, correct, wrong}} per line") from error
+    if not rows:
+        raise SteeringError(f"{path} holds no items; write one {{prompt, correct, wrong}} per line")
+    return tuple(_item(row, f"item {number} of {path}") for number, row in enumerate(rows, 1))
+
+
+def _item(row: Any, origin: str) -> DialItem:
+    fields = ("prompt", "correct", "wrong")
+    missing = [field for field in fields if not isinstance(row, dict) or not isinstance(row.get(field), str)]
+    if missing or not all(row[field] for field in fields):
+        raise SteeringError(f"{origin} has no {missing[0] if missing else 'text'}; expected {{prompt, correct, wrong}}")
+    if row["correct"] == row["wrong"]:
+        raise SteeringError(f"{origin}: correct and wrong answer are the same, {row['correct']!r}; they must differ")
+    return DialItem(row["prompt"], row["correct"], row["wrong"])
+
+
+def usable_items(
+    model: HookedModel, items: Sequence[DialItem], *, length: int | None = None, one_length: bool = True
+) -> tuple[DialItem, ...]:
+    """The items whose answers are single tokens and, if asked, whose prompts have `length` tokens.
+
+    With `one_length` and no `length` it is the length that most items have. Raises if nothing is left.
+    """
+    single = [item for item in items if all(_n_tokens(model, word) == 1 for word in (item.correct, item.wrong))]
+    if not single:
+        raise SteeringError(f"none of {len(items)} items has answers of one token for {model.name}; choose others")
+    if not one_length:
+        return tuple(single)
+    lengths = [int(count) for count in model.tokenize([item.prompt for item in single]).lengths]
+    chosen = Counter(lengths).most_common(1)[0][0] if length is None else length
+    kept = tuple(item for item, count in zip(single, lengths, strict=True) if count == chosen)
+    if not kept:
+        raise SteeringError(f"no prompt has {chosen} tokens; there are {min(lengths)} to {max(lengths)}")
+    return kept
+
+
+def _n_tokens(model: HookedModel, text: str) -> int:
+    return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])

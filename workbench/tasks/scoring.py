@@ -1,0 +1,192 @@
+"""Running a model on the items of a task: likelihoods of texts, next-token scores, losses, continuations.
+
+All of it runs the model under several steerings at once (`parts`, one row of results each), by default as it stands,
+and tells position rules where prompts end.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+from jinja2 import TemplateError
+
+from workbench.interventions import Scope, Where
+from workbench.models import HookedModel, ModelError
+from workbench.records import Tokens
+from workbench.tasks.base import TaskError
+from workbench.tasks.metrics import (
+    GENERATION_ROWS,
+    PLAIN,
+    Part,
+    generate_stacked,
+    rows_per_pass,
+    stacked,
+    token_losses,
+)
+
+
+def chat_prompt(model: HookedModel, user: str, *, system: str | None = None) -> str:
+    """The text of one exchange up to the answer, in the model's chat format; plain text where it has none.
+
+    Formats without a system role (Gemma) get the system text in front of the user's.
+    """
+    if not model.tokenizer.chat_template:
+        return f"{user}\n" if system is None else f"{system}\n\n{user}\n"
+    if system is None:
+        return model.tokenize_chat(user)
+    try:
+        return model.tokenize_chat(user, system=system)
+    except TemplateError:  # a template that refuses the role
+        return model.tokenize_chat(f"{system}\n\n{user}")
+
+
+def prompt_ids(model: HookedModel, prompt: str) -> list[int]:
+    """Token ids of a prompt, BOS first and once where the family has one."""
+    return model.tokenize([prompt]).ids[0].tolist()
+
+
+def text_ids(model: HookedModel, text: str) -> list[int]:
+    """Token ids of a text that follows a prompt; raises if it has none."""
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise TaskError(f"the text {text!r} has no tokens; change or remove it")
+    return list(ids)
+
+
+def text_likelihoods(
+    model: HookedModel, pairs: Sequence[tuple[str, str]], parts: Sequence[Part] = PLAIN, scope: Scope | Where = "all"
+) -> Float64[np.ndarray, "part pair"]:
+    """Log likelihood in nats of each text after its prompt, summed over its tokens; prompt and text tokenised apart."""
+    prompts = {prompt: prompt_ids(model, prompt) for prompt in dict.fromkeys(prompt for prompt, _ in pairs)}
+    rows = [(prompts[prompt], text_ids(model, text)) for prompt, text in pairs]
+    return _summed(model, rows, parts, scope)
+
+
+def passage_means(
+    model: HookedModel,
+    passages: Sequence[str],
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    n_tokens: int,
+    context: str = "",
+) -> Float64[np.ndarray, "part passage"]:
+    """Mean loss in nats per token of the first `n_tokens` tokens of every passage, after `context` where one is given.
+
+    The same tokens count with and without a context: all but, in families without BOS, the passage's first.
+    """
+    skipped = 0 if model.has_bos else 1
+    lead = prompt_ids(model, context) if context else prompt_ids(model, "") if model.has_bos else []
+    rows, counts = [], []
+    for passage in passages:
+        ids = text_ids(model, passage)[: n_tokens + skipped]
+        if len(ids) <= skipped:
+            raise TaskError(f"a passage of one token has no loss; remove {passage[:40]!r}")
+        rows.append(([*lead, *ids[:skipped]], ids[skipped:]))
+        counts.append(len(ids) - skipped)
+    return -_summed(model, rows, parts, scope, is_prompt=False) / np.array(counts)
+
+
+def continued_losses(model: HookedModel, written: Sequence[tuple[str, Sequence[int]]]) -> Float64[np.ndarray, "text"]:
+    """Mean loss in nats per token of generated ids after their prompts; every text has at least one token."""
+    rows = [(prompt_ids(model, prompt), list(ids)) for prompt, ids in written]
+    return -_summed(model, rows)[0] / np.array([len(ids) for _, ids in rows])
+
+
+def _summed(
+    model: HookedModel,
+    rows: Sequence[tuple[list[int], list[int]]],
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    is_prompt: bool = True,
+) -> Float64[np.ndarray, "part row"]:
+    """Summed log likelihood of the tail of every row; `is_prompt`: its head is the prompt of the row."""
+    totals = np.empty((len(parts), len(rows)))
+    order = sorted(range(len(rows)), key=lambda index: -sum(map(len, rows[index])))
+    longest = sum(map(len, rows[order[0]])) if order else 0
+    if longest > model.context_length:
+        raise TaskError(f"an item has {longest} tokens but the context holds {model.context_length}; leave it out")
+    while order:
+        limit = rows_per_pass(model, sum(map(len, rows[order[0]])))
+        numbers, order = order[:limit], order[limit:]
+        tokens = model.pad([[*rows[number][0], *rows[number][1]] for number in numbers])
+        lengths = torch.tensor([len(rows[number][0]) for number in numbers], device=tokens.ids.device)
+        for some in _cut(len(parts), limit // len(numbers)):
+            with stacked(model, tokens, parts[some], scope) as batch:
+                heads = lengths.repeat(len(parts[some]))
+                logits = model.logits(batch, prompt_lengths=heads if is_prompt else None)
+            losses, _ = token_losses(logits, batch)
+            counted = (batch.positions >= heads[:, None])[:, 1:].float()
+            sums = (losses * counted).double().sum(dim=1).view(-1, len(numbers))
+            totals[some, numbers] = -sums.cpu().numpy()
+    return totals
+
+
+def _cut(n: int, size: int) -> list[slice]:
+    """0 to n in slices of at most `size`, at least 1."""
+    return [slice(start, start + max(1, size)) for start in range(0, n, max(1, size))]
+
+
+def next_token_scores(
+    model: HookedModel,
+    prompts: Sequence[str],
+    tokens: Sequence[int],
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+) -> Float64[np.ndarray, "part prompt token"]:
+    """Log probability in nats of the given tokens right after each prompt."""
+    rows = [prompt_ids(model, prompt) for prompt in prompts]
+    scores = np.empty((len(parts), len(rows), len(tokens)))
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    while order:
+        limit = max(1, min(GENERATION_ROWS, rows_per_pass(model, 1)))
+        numbers, order = order[:limit], order[limit:]
+        plain = model.pad([rows[number] for number in numbers], side="left")
+        for some in _cut(len(parts), limit // len(numbers)):
+            with stacked(model, plain, parts[some], scope) as batch:
+                logits = model.logits(batch, last_only=True)[:, 0].double().log_softmax(dim=-1)
+            scores[some, numbers] = logits[:, list(tokens)].unflatten(0, (-1, len(numbers))).cpu().numpy()
+    return scores
+
+
+def first_tokens(model: HookedModel, texts: Sequence[str]) -> Int[np.ndarray, "text"]:
+    """The first token of each text; raises where two texts share it, since it could not tell them apart."""
+    ids = [text_ids(model, text)[0] for text in texts]
+    if len(set(ids)) < len(ids):
+        raise TaskError(f"the texts {list(texts)} do not differ in their first token; use likelihoods of whole texts")
+    return np.array(ids)
+
+
+def continuations(
+    model: HookedModel,
+    prompts: Sequence[str],
+    parts: Sequence[Part] = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    n_tokens: int,
+    seed: int = 0,
+    temperature: float = 0.0,
+) -> list[list[list[int]]]:
+    """At most `n_tokens` new tokens after every prompt, `result[part][prompt]`; greedy at temperature 0.
+
+    Noise differs from part to part, and is the same whenever the same parts are passed in the same order.
+    """
+    rows = [prompt_ids(model, prompt) for prompt in prompts]
+    longest = max(map(len, rows))
+    if longest + n_tokens > model.context_length:
+        raise ModelError(
+            f"a prompt of {longest} tokens and {n_tokens} new ones do not fit the context of {model.context_length}; "
+            "leave it out, or generate fewer tokens"
+        )
+    result: list[list[list[int]]] = [[[] for _ in rows] for _ in parts]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    for start in range(0, len(order), GENERATION_ROWS):
+        numbers = order[start : start + GENERATION_ROWS]
+        batch: Tokens = model.pad([rows[number] for number in numbers], side="left")
+        options = {"max_new_tokens": n_tokens, "temperature": temperature, "seed": seed}
+        for texts, written in zip(result, generate_stacked(model, batch, parts, scope, **options), strict=True):
+            for number, ids in zip(numbers, written, strict=True):
+                texts[number] = ids
+    return result
