@@ -21,6 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import GenerationConfig
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from workbench.models.errors import ModelError
 from workbench.records import Site, SiteKind, Tokens
 
 HOOK_NAMES: dict[SiteKind, str] = {
@@ -35,10 +36,6 @@ HOOK_NAMES: dict[SiteKind, str] = {
 }
 # In TransformerLens 4.3 a tensor returned at resid_mid reaches the MLP branch only, not the skip path.
 READ_ONLY_KINDS = frozenset({"resid_mid"})
-
-
-class ModelError(ValueError):
-    """A model cannot be loaded or used as asked; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ class HookedModel:
         self.name = name
         self.hf_model: Any = bridge.original_model
         self.checks: dict[str, str] = {}
+        self.origin: dict[str, str] = {}  # of a GGUF file: its name, digest and quantisation
         self._prompt_lengths: Tensor | None = None
         self._call: Call | None = None
         config = self.hf_model.config.get_text_config()
@@ -156,6 +154,9 @@ class HookedModel:
                 ids = [self.tokenizer.bos_token_id, *ids]
             if not ids:
                 raise ModelError(f"text {index} has no tokens; remove it")
+            if max(ids) >= self.vocabulary_size:
+                token = self.tokenizer.convert_ids_to_tokens(max(ids))
+                raise ModelError(f"{token!r} has id {max(ids)}, but the embedding has {self.vocabulary_size} rows")
             if len(ids) > self.context_length and not truncate:
                 raise ModelError(
                     f"text {index} has {len(ids)} tokens but the context holds {self.context_length}; shorten it, or "
