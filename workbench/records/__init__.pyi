@@ -13,6 +13,7 @@ from .effects import BudgetKind as BudgetKind
 from .effects import Comparison as Comparison
 from .effects import Contrast as Contrast
 from .effects import Damage as Damage
+from .effects import NotApplicable as NotApplicable
 from .effects import Outcome as Outcome
 from .effects import StrengthCurve as StrengthCurve
 from .masking import MASK_MODES as MASK_MODES
