@@ -214,7 +214,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
             load_model(str(tmp_path))
     config.write_text(json.dumps(content))
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="cannot load|is damaged|cut short"):
+    with pytest.raises(ModelError, match=r"cannot load|cut short"):
         load_model(str(tmp_path))
 
 
