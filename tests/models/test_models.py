@@ -15,7 +15,7 @@ from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from workbench.activations import capture
 from workbench.comparison.catalogue import open_model
 from workbench.comparison.spec import ModelSpec
-from workbench.models import ModelError, load_model, wrap_model
+from workbench.models import ModelError, load_model, wrap
 from workbench.records import Site
 
 TEXTS = ["the court shall sum the cell", "it was a river"]
@@ -26,7 +26,7 @@ STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
 def plain_and_hooked(request: pytest.FixtureRequest):
     torch.manual_seed(1)
     plain = AutoModelForCausalLM.from_config(tiny_config(request.param), attn_implementation="eager").eval()
-    return copy.deepcopy(plain), wrap_model(plain, tiny_tokenizer(), name=request.param)
+    return copy.deepcopy(plain), wrap(plain, tiny_tokenizer(), name=request.param)
 
 
 def test_logits_and_residuals_equal_hugging_face(plain_and_hooked) -> None:

@@ -2,6 +2,6 @@
 
 from workbench.models.errors import ModelError
 from workbench.models.hooked import Call, HookedModel, HookFunction
-from workbench.models.loading import load_model, wrap_model
+from workbench.models.loading import load_model, wrap
 
-__all__ = ["Call", "HookFunction", "HookedModel", "ModelError", "load_model", "wrap_model"]
+__all__ = ["Call", "HookFunction", "HookedModel", "ModelError", "load_model", "wrap"]

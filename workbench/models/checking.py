@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.models.errors import ModelError
+from workbench.models.errors import ModelError, is_finite, refuse_non_finite
 from workbench.models.hooked import HOOK_NAMES, HookedModel
 from workbench.records import Site, Tokens
 
@@ -35,19 +35,9 @@ def plain_pass(model: object, name: str) -> PlainPass:
     ids = torch.randint(low, vocabulary, (2, length), generator=generator).to(device)
     with torch.inference_mode():
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False)  # pyright: ignore[reportCallIssue]
-    check_finite(name, output.logits, output.hidden_states or ())
+    if not is_finite(output.logits):
+        refuse_non_finite(name, output.logits.dtype, output.hidden_states or ())
     return PlainPass(ids, output.logits, tuple(output.hidden_states or ()))
-
-
-def check_finite(name: str, logits: Tensor, hidden: tuple[Tensor, ...] = ()) -> None:
-    """Raise where logits are NaN or infinite, with the first block whose output is (its number counts from 0)."""
-    if bool(torch.isfinite(logits).all()):
-        return
-    first = next((index for index, values in enumerate(hidden) if not bool(torch.isfinite(values).all())), None)
-    dtype = str(logits.dtype).removeprefix("torch.")
-    where = "" if first is None else ", from the embedding on" if first == 0 else f", from layer {first - 1} on"
-    advice = "; load it with --dtype bfloat16 or float32" if dtype == "float16" else "; its weights are damaged"
-    raise ModelError(f"{name}: values are NaN or infinite in {dtype}{where}{advice}")
 
 
 def self_check(model: HookedModel, plain: PlainPass) -> dict[str, str]:

@@ -12,15 +12,19 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from workbench.models import checking
+from workbench.models.adapters import base_of, is_adapter, merge_adapter, quantisation_config
 from workbench.models.errors import ModelError
 from workbench.models.folders import INDEX, check_folder, check_index, check_quantisation
 from workbench.models.gguf import ALIASES, convert, convert_alias, gguf_file, origin
 from workbench.models.hooked import HookedModel
+from workbench.models.modules import ModuleTree, use_native_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUILTIN = "builtin"
@@ -54,29 +58,49 @@ def load_model(
     revision: str | None = None,
     allow_download: bool = False,
     trust_remote_code: bool = False,
+    attention: str = "auto",
+    bos: str = "auto",
+    adapter: str = "",
+    quantise: str = "",
+    shown_as: str = "",
     self_check: bool = True,
 ) -> HookedModel:
     """The built-in model, a folder, a GGUF file, an alias, or a Hugging Face model by id, wrapped for hooks.
 
     Ids are looked up in the local cache only, unless `allow_download`. Weights are read from safetensors or GGUF, never
     from pickles. A GGUF file is dequantised once into the cache. `device_map` ("auto") spreads the model over several
-    devices instead of `device`; it needs the package accelerate. Raises `ModelError` where the model is missing or
-    damaged, is no causal language model, is not supported by TransformerLens, or where the self-check finds that hooked
-    and plain model disagree.
+    devices instead of `device`; it needs the package accelerate.
+
+    `attention`: "auto" takes what Hugging Face prefers for the family (mostly SDPA), "eager" TransformerLens' own with
+    hooks at scores and patterns. `bos`: see `TextCodec`. `adapter`: a folder with LoRA weights, merged into the model;
+    a `name` that is such a folder takes the base model that it names. `quantise` to "int8" or "nf4" needs bitsandbytes.
+    `shown_as` replaces the model's own name. Raises `ModelError` where the model is missing or damaged, is no causal
+    language model, is not supported by TransformerLens, or where hooked and plain model disagree.
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if device_map and find_spec("accelerate") is None:
         raise ModelError("device_map needs the package accelerate; install it, or leave device_map out")
+    if is_adapter(folder := Path(name).expanduser()):
+        name, adapter = base_of(folder), adapter or name
     source = _find(name, dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not source.is_folder:
         options |= {"local_files_only": not allow_download, "revision": revision}
+    weights = {"dtype": DTYPES[dtype], "use_safetensors": True}
+    weights |= {} if attention == "auto" else {"attn_implementation": attention}
+    weights |= {"device_map": device_map} if device_map else {}
+    if quantise:
+        weights |= {"quantization_config": quantisation_config(quantise, DTYPES[dtype])}
+        weights |= {} if device_map else {"device_map": {"": device}}
     with _offline_unless(allow_download and not source.is_folder):
-        model, tokenizer = _read(source, DTYPES[dtype], device_map, options)
-    if not device_map:
+        model, tokenizer = _read(source, options, weights)
+    if adapter:
+        model = merge_adapter(model, Path(adapter).expanduser())
+    if not device_map and not quantise:
         model = _moved(model, device)
-    hooked = wrap_model(model, tokenizer, name=source.name, self_check=self_check)
+    shown = shown_as or " + ".join([source.name, *([Path(adapter).resolve().name] if adapter else [])])
+    hooked = wrap(model, tokenizer, name=shown, bos=bos, self_check=self_check)
     hooked.origin.update(source.origin)
     return hooked
 
@@ -132,11 +156,9 @@ def _offline_unless(is_allowed: bool) -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _read(source: _Source, dtype: torch.dtype, device_map: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Weights and tokenizer as Hugging Face reads them, after a look at the config."""
+def _read(source: _Source, options: dict[str, Any], weights: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and tokenizer as Hugging Face reads them, after a look at the config."""
     where, name = source.where, source.name
-    weights = {"dtype": dtype, "attn_implementation": "eager", "use_safetensors": True}
-    weights |= {"device_map": device_map} if device_map else {}
     part = "config"
     try:
         config = AutoConfig.from_pretrained(where, **options)
@@ -176,20 +198,52 @@ def _moved(model: Any, device: str) -> Any:
         raise ModelError(f"cannot use device {device!r}: {str(error).splitlines()[0]}; try --device cpu") from error
 
 
-def wrap_model(model: Any, tokenizer: Any, *, name: str = "unnamed", self_check: bool = True) -> HookedModel:
-    """Wrap a loaded Hugging Face model (in place: its modules then carry hook points) and its tokenizer."""
+def wrap(
+    model: Any, tokenizer: Any = None, *, name: str = "", bos: str = "auto", self_check: bool = True
+) -> HookedModel:
+    """Wrap a causal language model that is in memory, with its tokenizer: a Hugging Face model, one with a LoRA adapter
+    on it (PEFT), or a TransformerBridge.
+
+    The model is changed in place: its modules carry hook points, it is in evaluation mode and its weights take no
+    gradients. `unwrap` of the result gives it back as it was, which saving it needs.
+    """
+    if isinstance(model, TransformerBridge):
+        return _of_bridge(model, tokenizer, name)
+    if hasattr(model, "get_base_model"):  # PEFT
+        model = model.get_base_model()
     architecture = type(model).__name__
+    name = name or Path(getattr(model.config, "_name_or_path", "") or "unnamed").name
+    if tokenizer is None:
+        raise ModelError(f"wrap({name}) needs the tokenizer too: wrap(model, tokenizer)")
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise ModelError(
             f"{name} is a {architecture}, which TransformerLens 4.3 does not support; see `workbench doctor`"
         )
+    if any(isinstance(module, GeneralizedComponent) for module in model.modules()):
+        raise ModelError(f"{name} is wrapped already; use that wrapper, or unwrap() it first")
+    _check_vocabulary(name, model, tokenizer)
+    before = ModuleTree(model)
     model.eval().requires_grad_(False)
     plain = checking.plain_pass(model, name) if self_check else None
+    attention = model.config.get_text_config()._attn_implementation
     bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=name)
-    hooked = HookedModel(bridge, tokenizer, name)
+    if attention not in (None, "eager") and use_native_attention(model):
+        model.set_attn_implementation(attention)
+    hooked = HookedModel(bridge, tokenizer, name, bos=bos, before=before)
     if plain is not None:
         hooked.checks.update(checking.self_check(hooked, plain))
     return hooked
+
+
+def _of_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> HookedModel:
+    """A bridge that somebody else made, as long as its coordinates are the raw ones."""
+    name, tokenizer = name or str(bridge.cfg.model_name or "unnamed"), tokenizer or bridge.tokenizer
+    if getattr(bridge, "compatibility_mode", False):
+        raise ModelError(f"{name} is a bridge in compatibility mode, whose coordinates are moved; make it without")
+    if tokenizer is None:
+        raise ModelError(f"{name} is a bridge without a tokenizer: wrap(bridge, tokenizer)")
+    bridge.original_model.eval().requires_grad_(False)
+    return HookedModel(bridge, tokenizer, name)
 
 
 def _check_architecture(name: str, config: Any) -> None:
