@@ -50,7 +50,7 @@ def batches(
         ordered = sorted(indices, key=lambda index: -len(prompts[index].text))
         for start in range(0, len(ordered), batch_size):
             chosen = ordered[start : start + batch_size]
-            yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate)
+            yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate, literal=True)
 
 
 def stream(

@@ -155,9 +155,9 @@ def continuations(
         "temperature": options.temperature,
         "seed": settings.seed,
     }
-    plain = model.decode(model.generate(tokens, **generation)[0])
+    plain = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     with steer(model, steering, options.strength, scope):
-        steered = model.decode(model.generate(tokens, **generation)[0])
+        steered = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     return plain, steered, steering
 
 

@@ -105,7 +105,7 @@ def _facts_of(
     for split in splits:
         check_subjects(contest.task.name, split, items[split])
     every = [item.prompt for chosen in items.values() for item in chosen]
-    lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
+    lengths = [len(model.text.ids(prompt)) for prompt in every]
     has_words = True
     try:
         contest.task.prompted()

@@ -184,7 +184,7 @@ def _passes(
 
 def _letter_tokens(model: HookedModel, questions: Sequence[LetteredQuestion], lead: str) -> list[int]:
     most = max(question.n_choices for question in questions)
-    return first_tokens(model, [f"{lead}{letter}" for letter in LETTERS[:most]]).tolist()
+    return first_tokens(model, [f"{lead}{letter}" for letter in LETTERS[:most]], after=questions[0].prompt).tolist()
 
 
 def _judged(

@@ -220,9 +220,10 @@ class HookedModel:
             messages.insert(0, {"role": "system", "content": system})
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def decode(self, ids: Sequence[int], *, after: Sequence[int] = ()) -> str:
-        """The text of token ids; of a continuation, what it adds to the prompt ids that it stands `after`."""
-        return self.text.decode_after(after, ids) if len(after) else self.text.decode(ids)
+    def decode(self, ids: Sequence[int], *, after: str | Sequence[int] = "") -> str:
+        """The text of token ids; of a continuation, what it adds to the prompt (text or ids) that it stands `after`."""
+        prompt = self.text.encode(after) if isinstance(after, str) and after else list(after)
+        return self.text.decode_after(prompt, ids) if prompt else self.text.decode(ids)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of every single token; spaces and newlines are kept."""

@@ -10,6 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from workbench.models.errors import ModelError
 
+N_DECODED = 16  # tokens of a prompt that a continuation is decoded with
 BOS_RULES = ("auto", "always", "never")
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
@@ -71,6 +72,15 @@ class TextCodec:
             raise ModelError(f"the text {text[:40]!r} has no tokens; change or remove it")
         return whole[:n], whole[n:]
 
+    def after(self, prompt: str, text: str) -> list[int]:
+        """Ids of a text where it stands right after a prompt; raises where both share a token."""
+        head, tail = self.split(prompt, text)
+        if head != self.encode(prompt):
+            raise ModelError(
+                f"{text[:40]!r} merges with the end of the prompt {prompt[-20:]!r}; move the blank between"
+            )
+        return tail
+
     def count_control_tokens(self, text: str) -> int:
         """How many control tokens of the model a text quotes."""
         return len(self._control.findall(text)) if self._control is not None else 0
@@ -87,6 +97,7 @@ class TextCodec:
 
     def decode_after(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The text that ids add to a prompt: tokens read alone lose the blank before a first word."""
+        prompt = prompt[-N_DECODED:]
         before, whole = self.decode(prompt), self.decode([*prompt, *ids])
         # A prompt that ends inside a character shows a replacement sign that the next token mends.
         n = next((n for n, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]), len(before))
