@@ -61,7 +61,7 @@ def test_masking_in_the_run_is_that_of_the_passages_of_its_splits(finished: Path
     dimension = found.test["zero"].dimensions[0]
     own = [prompts[name] for name in found.test["zero"].prompts]
     alone = mask_dimensions(model, own, [dimension])
-    np.testing.assert_allclose(found.test["zero"].rise[0], alone.rise[0], atol=1e-5)
+    np.testing.assert_allclose(found.test["zero"].loss_increase[0], alone.loss_increase[0], atol=1e-5)
     report = (finished / "report.html").read_text(encoding="utf-8")
     assert 'id="plot-drops"' in report
     assert 'id="plot-verdicts-map"' in report
@@ -282,7 +282,7 @@ def test_mistakes_in_the_corpus_show_before_the_model_is_loaded(
 
 
 def test_k_must_fit_the_model(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one dimension"):
+    with pytest.raises(ValueError, match="k = 0 should be"):
         replace(settings, k=0)
     with pytest.raises(ValueError, match="k is 17, but tiny-llama has 16 residual dimensions"):
         perform(replace(settings, k=17), tmp_path / "run")
