@@ -150,9 +150,10 @@ def dial_items(model: HookedModel, items: Sequence[TaskItem]) -> tuple[DialItem,
 
 def _first_piece(model: HookedModel, prompt: str, text: str) -> str:
     """The text of the first token after a prompt, "" where that text alone is not this one token again."""
-    ids = model.text.after(prompt, text)[:1]
-    piece = model.decode(ids, after=prompt)
-    return piece if piece and model.text.after(prompt, piece) == ids else ""
+    head, tail = model.text.split(prompt, text)
+    piece = model.decode(tail[:1], after=prompt)
+    is_apart = head == model.text.encode(prompt) and bool(piece)
+    return piece if is_apart and model.text.split(prompt, piece) == (head, tail[:1]) else ""
 
 
 def question_fitting(items: Sequence[TaskItem]) -> Callable[[HookedModel], FittingData]:
