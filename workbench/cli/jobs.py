@@ -21,7 +21,6 @@ from workbench.interventions import (
     steer,
 )
 from workbench.models import HookedModel, ModelError, load_model
-from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
 
@@ -189,11 +188,6 @@ def fit_on_domain(
     _, rows = survey(model, identify, settings, progress)
     dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
     return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)
-
-
-def causal_architectures() -> list[str]:
-    """The architectures that TransformerLens supports and that are language models without an encoder."""
-    return sorted(name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel")))
 
 
 def builtin_model_check() -> Check:

@@ -15,7 +15,8 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
 from workbench.models import checking
@@ -28,6 +29,14 @@ from workbench.models.modules import ModuleTree, use_native_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUILTIN = "builtin"
+# Families that TransformerLens lists, and what stands against them here.
+UNUSABLE = {
+    "BertLMHeadModel": "an encoder, whose tokens see those that follow",
+    "DeepseekV4ForCausalLM": "several residual streams per block, so block outputs have no single basis",
+    "HrmTextForCausalLM": "its blocks run several times per pass, so a block output is not one value",
+    "OuroForCausalLM": "its blocks run several times per pass, so a block output is not one value",
+}
+SUPPORTED = frozenset(SUPPORTED_ARCHITECTURES) - frozenset(UNUSABLE)
 # Folder names that say nothing about the model in them.
 GENERIC_NAMES = re.compile(r"(hf|model|models|final|output|outputs|merged|best|last|checkpoint[-_]?\d*|[0-9a-f]{40})")
 # Stored tensors that a model may do without: buffers that are computed, and parts that are not text.
@@ -169,7 +178,8 @@ def _read(source: _Source, options: dict[str, Any], weights: dict[str, Any]) -> 
         part = "tokenizer"
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         part = "model"
-        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        kind = AutoModelForImageTextToText if _text_class(config) else AutoModelForCausalLM
+        model, report = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options, **weights
         )
     except ModelError:
@@ -182,6 +192,7 @@ def _read(source: _Source, options: dict[str, Any], weights: dict[str, Any]) -> 
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"cannot load the {part} of {name!r}: {type(error).__name__}: {reason}") from error
     _check_weights(name, report)
+    model = _text_part(model)
     _check_vocabulary(name, model, tokenizer)
     return model, tokenizer
 
@@ -211,14 +222,12 @@ def wrap(
         return _of_bridge(model, tokenizer, name)
     if hasattr(model, "get_base_model"):  # PEFT
         model = model.get_base_model()
-    architecture = type(model).__name__
+    model = _text_part(model)
     name = name or Path(getattr(model.config, "_name_or_path", "") or "unnamed").name
     if tokenizer is None:
         raise ModelError(f"wrap({name}) needs the tokenizer too: wrap(model, tokenizer)")
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        raise ModelError(
-            f"{name} is a {architecture}, which TransformerLens 4.3 does not support; see `workbench doctor`"
-        )
+    architecture = type(model).__name__
+    _check_supported(name, architecture)
     if any(isinstance(module, GeneralizedComponent) for module in model.modules()):
         raise ModelError(f"{name} is wrapped already; use that wrapper, or unwrap() it first")
     _check_vocabulary(name, model, tokenizer)
@@ -246,15 +255,44 @@ def _of_bridge(bridge: TransformerBridge, tokenizer: Any, name: str) -> HookedMo
     return HookedModel(bridge, tokenizer, name)
 
 
+def _text_class(config: Any) -> Any:
+    """The class of the text part of a model that also takes images or sound; None for any other model."""
+    names = config.architectures or []
+    if not any(name.endswith("ForConditionalGeneration") for name in names) or config.is_encoder_decoder:
+        return None
+    text = config.get_text_config()
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type, "")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(text)] if name in SUPPORTED and text is not config else None
+
+
+def _text_part(model: Any) -> Any:
+    """The language model inside a model that also takes images or sound, with its own weights; others as they are."""
+    if (kind := _text_class(model.config)) is None or isinstance(model, kind):
+        return model
+    with torch.device("meta"):
+        text = kind(model.config.get_text_config())
+    text.model, text.lm_head = model.model.language_model, model.get_output_embeddings()
+    text.generation_config = model.generation_config
+    return text
+
+
 def _check_architecture(name: str, config: Any) -> None:
     architectures = config.architectures or []
-    if getattr(config, "is_encoder_decoder", False) or (
-        architectures and not any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
-    ):
+    is_causal = not architectures or any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
+    if _text_class(config) is not None:
+        return
+    if getattr(config, "is_encoder_decoder", False) or not is_causal:
         shown = ", ".join(architectures) or config.model_type
         raise ModelError(f"{name} is a {shown}, not a causal language model; name a decoder-only model")
-    if architectures and not any(item in SUPPORTED_ARCHITECTURES for item in architectures):
-        raise ModelError(f"{name} is a {architectures[0]}, which TransformerLens 4.3 does not support")
+    if architectures:
+        _check_supported(name, next((item for item in architectures if item in SUPPORTED), architectures[0]))
+
+
+def _check_supported(name: str, architecture: str) -> None:
+    if reason := UNUSABLE.get(architecture):
+        raise ModelError(f"{name} is a {architecture}, which cannot be used here: {reason}")
+    if architecture not in SUPPORTED:
+        raise ModelError(f"{name} is a {architecture}, which TransformerLens 4.3 does not support")
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:

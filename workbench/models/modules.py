@@ -16,6 +16,9 @@ INSIDE_ATTENTION = ("hook_pattern", "hook_attn_scores", "hook_result", "hook_rot
 class NativeAttention(nn.Module):
     """The attention of the model itself, from TransformerLens' input hook point to its output hook point."""
 
+    bridge: Any
+    plain: Any
+
     def __init__(self, bridge: AttentionBridge) -> None:
         super().__init__()
         object.__setattr__(self, "bridge", bridge)  # not a submodule: it holds the same modules
