@@ -5,13 +5,18 @@ on the model side. Everybody imports from here; the modules below group what bel
 """
 
 from workbench.records.dimensions import (
+    DISCRIMINATION_GAP,
     ENDS,
+    LEVEL,
+    OFTEN,
     SELECTIONS,
+    UNLABELLED,
     VERDICTS,
     Detector,
     Dimension,
     End,
     LabelScore,
+    Rule,
     Selection,
     TokenContext,
     Verdict,
@@ -58,12 +63,16 @@ from workbench.records.statistics import Activations, DimensionStatistics, Poole
 from workbench.records.text import SPLITS, Pair, Prompt, Site, SiteKind, Split, Tokens
 
 __all__ = [
+    "DISCRIMINATION_GAP",
     "ENDS",
     "FORMAT_VERSION",
+    "LEVEL",
     "MASK_MODES",
+    "OFTEN",
     "SELECTIONS",
     "SPLITS",
     "TOKEN_SETS",
+    "UNLABELLED",
     "VERDICTS",
     "Activations",
     "BasisScore",
@@ -88,6 +97,7 @@ __all__ = [
     "Prompt",
     "ReadingAgreement",
     "RecordError",
+    "Rule",
     "Selection",
     "SelectionStability",
     "Site",
