@@ -99,17 +99,17 @@ def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, dow
 
 
 def _run(prepared: "Prepared", folder: Path) -> None:
-    from workbench.cli.compare_page import write_comparison
     from workbench.cli.output import progress_bars
     from workbench.comparison.contest import run_prepared, seconds_of
     from workbench.corpus import neutral_prompts
+    from workbench.report import write_report
 
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
         seconds = seconds_of(prepared, neutral)
         console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
         outcomes = run_prepared(prepared, folder, neutral, progress=lambda done, total: stage("cells", done, total))
-    page = write_comparison(prepared, outcomes, folder)
+    page = write_report(folder)
     print_phrases(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
 
@@ -185,7 +185,7 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
 
 def print_phrases(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
-    from workbench.comparison.tables import describe
+    from workbench.figures.comparison import describe
     from workbench.records import Contrast
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]

@@ -1,9 +1,11 @@
 """A whole comparison: tasks and data made ready, the plan, the cells, and the tables."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +21,7 @@ from workbench.comparison.store import CellKey, CellStore, open_store
 from workbench.comparison.tables import Cells, TaskTable, contrasts, curves, domain_counts, fronts, record_frame
 from workbench.interventions import Scope
 from workbench.models import HookedModel
-from workbench.records import Contrast, Damage, Prompt, Split, StrengthCurve, save_table
+from workbench.records import Contrast, Damage, Prompt, Split, StrengthCurve, save_table, to_plain, write_whole
 from workbench.tasks.base import FittingData, TaskError, check_subjects, score_parts
 from workbench.tasks.metrics import NeutralText, Part
 from workbench.tasks.scoring import continuations
@@ -90,7 +92,25 @@ def run_prepared(
         run_cells(bench, contest, grounds, own, twin=twins.get(name, ""), on_cell=count)
     outcomes = tabulate(prepared, store)
     write_tables(outcomes, folder)
+    write_whole(folder / "plan.json", json.dumps(plan_facts(prepared), indent=1))
     return outcomes
+
+
+def plan_facts(prepared: Prepared) -> dict[str, Any]:
+    """What a comparison set out to do, in plain values, for whoever reads its folder."""
+    spec = prepared.spec
+    return {
+        "name": spec.name,
+        "model": {"name": prepared.model.name, "fingerprint": prepared.model.fingerprint},
+        "methods": list(spec.methods),
+        "tasks": [contest.task.name for contest in prepared.contests],
+        "budgets": [list(level) for level in spec.budgets.levels()],
+        "layers": list(prepared.plan.layers),
+        "k": spec.k,
+        "seeds": list(spec.seeds),
+        "n_cells": len(prepared.plan.cells),
+        "sizes": to_plain(spec.sizes),
+    }
 
 
 def _facts_of(

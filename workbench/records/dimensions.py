@@ -120,7 +120,7 @@ class Verdict:
     passages of the domain from others on *test*, at `layer` (-1: mean over layers) by `reading`; `low` and `high` bound
     it (95 % bootstrap of passages), and `control_share` is the share of dimensions that are not judged, read in the
     same way, that reach it (NaN where there are none). Costs are the rise of loss in the domain under masking to zero
-    and to the mean of the position class, nats per token; NaN where it was not measured. `rule` is what it was judged by.
+    and to the mean of the position class, nats per token; NaN where it was not measured. `rule`: judged by it.
     """
 
     domain: str
