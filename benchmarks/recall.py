@@ -35,8 +35,7 @@ from workbench.corpus import load_corpus
 from workbench.dimensions.loss_increases import domain_rise, spearman, top_dimensions
 from workbench.dimensions.masking_records import CriticalityPlan, candidates_of, largest_of
 from workbench.dimensions.masking_tables import estimate_name
-from workbench.figures import write_figure
-from workbench.figures.recall import recall_caption, recall_figure
+from workbench.figures import recall_caption, recall_figure, write_figure
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.experiment import sample_prompts, token_magnitudes
 from workbench.masking.measure import mask_dimensions

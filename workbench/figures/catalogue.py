@@ -7,7 +7,7 @@ left out; one that fails ends the drawing with its name.
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import plotly.graph_objects as go
 
@@ -26,6 +26,7 @@ class FigureError(RuntimeError):
     """A figure could not be drawn from records that are there: a fault of the figure, which the message names."""
 
 
+@runtime_checkable
 class Records(Protocol):
     """A run, as far as figures are concerned: records by name, and whether they are there."""
 

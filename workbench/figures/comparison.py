@@ -493,7 +493,7 @@ def _looks(contrasts: Sequence[Contrast], name: Callable[[Contrast], str] = lamb
             index = counts[one.role]
             counts[one.role] += 1
             colour = PALETTE[index % (len(PALETTE) - 1)] if one.role == "method" else NEUTRAL
-            looks[name(one)] = (colour, SYMBOLS[(index + index // (len(PALETTE) - 1)) % len(SYMBOLS)])
+            looks[name(one)] = (colour, SYMBOLS[len(looks) % len(SYMBOLS)])
     return looks
 
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.io import write_images
 
 from workbench.figures.html import figure_title, share_plotly, write_figure
-from workbench.figures.journal import PRESETS, journal_figure, size_of
+from workbench.figures.journal import PIXELS_PER_MM, Preset, journal_figure, preset_named, size_of
 from workbench.figures.style import number
 from workbench.records import write_whole
 
@@ -41,8 +41,7 @@ class Drawing:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             raise ValueError(f"figure name {self.name!r} is no file name; use small letters, digits and single hyphens")
-        if self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
+        preset_named(self.preset)
 
 
 def export_obstacle() -> str | None:
@@ -64,19 +63,20 @@ def export_obstacle() -> str | None:
 
 
 def export_figures(
-    drawings: Sequence[Drawing], folder: str | Path, manifest: Mapping[str, Any], *, preset: str | None = None
+    drawings: Sequence[Drawing], folder: str | Path, manifest: Mapping[str, Any], *, preset: str | Preset | None = None
 ) -> tuple[list[Path], str | None]:
     """Write every drawing as PDF, SVG, PNG (300 dots per inch), HTML and CSV, and a `manifest.json` beside them.
 
     `manifest` says what the figures were drawn from; names, captions, calls and sizes are added to it. `preset`
-    overrides the drawings' own. Returns the paths, and what has to be installed where only HTML and CSV could be
-    written. Raises ValueError where two drawings have one name.
+    overrides the drawings' own. Returns the paths, and what is amiss: what has to be installed where only HTML and CSV
+    could be written, or which figures are higher than a page. Raises ValueError where two drawings have one name.
     """
     names = [drawing.name for drawing in drawings]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"several figures have the name {', '.join(twice)}; file names must differ")
-    printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
+    columns = [preset_named(preset or drawing.preset) for drawing in drawings]
+    printed = [journal_figure(drawing.figure, column) for drawing, column in zip(drawings, columns, strict=True)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     obstacle = export_obstacle()
@@ -91,16 +91,20 @@ def export_figures(
             "title": figure_title(drawing.figure),
             "caption": drawing.caption,
             "call": drawing.call,
-            "preset": preset or drawing.preset,
-            "width_mm": PRESETS[preset or drawing.preset].width_mm,
-            "height_mm": round(size_of(figure)[1] / 96 * 25.4, 1),
+            "preset": column.name,
+            "width_mm": column.width_mm,
+            "height_mm": round(size_of(figure)[1] / PIXELS_PER_MM, 1),
+            "fits": size_of(figure)[1] <= column.max_height_mm * PIXELS_PER_MM + 1,
             "files": [*(f"{drawing.name}.{kind}" for kind in formats), *data[drawing.name]],
         }
-        for drawing, figure in zip(drawings, printed, strict=True)
+        for drawing, figure, column in zip(drawings, printed, columns, strict=True)
     ]
     path = folder / "manifest.json"
     text = json.dumps({**manifest, "figures": listed}, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+    high = [item["name"] for item in listed if not item["fits"]]
+    if high and not obstacle:
+        obstacle = f"higher than the column allows, so that rows do not overprint: {', '.join(high)}; try two-column"
     return [*paths, path], obstacle
 
 

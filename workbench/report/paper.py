@@ -11,6 +11,7 @@ from markupsafe import Markup
 from workbench.environment import library_versions
 from workbench.figures import Drawing, Section, draw, export_figures, figure_fragment, share_plotly, write_page
 from workbench.figures.export import write_tables
+from workbench.figures.journal import Preset
 from workbench.report.study import blocks
 from workbench.runs import Run
 
@@ -25,7 +26,9 @@ run = Run(Path("{folder}"))
 TABLES = ("dcds", "verdicts", "detectors", "primary", "damage")  # of a run, beside those behind the figures
 
 
-def write_paper(run_folder: str | Path, out: str | Path, *, preset: str | None = None) -> tuple[list[Path], str | None]:
+def write_paper(
+    run_folder: str | Path, out: str | Path, *, preset: str | Preset | None = None
+) -> tuple[list[Path], str | None]:
     """Write the figures and tables of a study, a comparison or a masked exam into `out`, with a manifest and a gallery.
 
     Returns the paths, and one line on what to install where only HTML and tables could be written. Raises ValueError
