@@ -275,7 +275,7 @@ def test_frequencies_that_are_no_shares_are_refused() -> None:
 
 def test_labelled_detectors_are_drawn_with_their_intervals_and_unlabelled_ones_counted() -> None:
     detectors = fake_detectors()
-    figure = detector_figure(detectors, 99)
+    figure = detector_figure(detectors, None)
     scored = [detector for detector in detectors if not math.isnan(detector.auroc)]
     drawn = [
         (x, x - less, x + more)
@@ -292,7 +292,7 @@ def test_labelled_detectors_are_drawn_with_their_intervals_and_unlabelled_ones_c
 def test_a_detector_is_hollow_where_its_interval_reaches_chance() -> None:
     detectors = fake_detectors()
     marks = {}
-    for trace in detector_figure(detectors, 99).data:
+    for trace in detector_figure(detectors, None).data:
         marks |= dict(zip(values(trace.x).tolist(), trace.marker.symbol, strict=True))
     scored = [detector for detector in detectors if not math.isnan(detector.auroc)]
     assert any(detector.low <= 0.5 for detector in scored)
@@ -302,10 +302,10 @@ def test_a_detector_is_hollow_where_its_interval_reaches_chance() -> None:
 
 def test_a_study_without_a_labelled_detector_says_so() -> None:
     unlabelled = [detector for detector in fake_detectors() if math.isnan(detector.auroc)]
-    for detectors in (unlabelled, []):
-        figure = detector_figure(detectors)
-        assert [note.text for note in figure.layout.annotations] == ["no detector carries a label"]
-        assert np.isfinite(figure.layout.xaxis.range).all()
+    figure = detector_figure(unlabelled)
+    assert [note.text for note in figure.layout.annotations] == ["no detector carries a label"]
+    assert np.isfinite(figure.layout.xaxis.range).all()
+    assert detector_figure([]) is None
     assert detector_caption(unlabelled).startswith("None of the")
 
 

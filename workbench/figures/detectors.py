@@ -16,7 +16,7 @@ from workbench.records import UNLABELLED, Detector, TokenColumns, TokenContext
 from workbench.token_classes import visible
 
 N_DETECTORS = 6  # drawn per domain, each with its contexts
-MAX_ROWS, MAX_TOKENS = 24, 60
+FITTING, MAX_ROWS, MAX_TOKENS = 0, 24, 60
 # A context holds at most so many tokens before its token, and so many characters before and after it.
 CONTEXT_TOKENS, CONTEXT_BEFORE, CONTEXT_AFTER = 16, 60, 40
 # Highlights: orange where the activation is positive, blue where it is negative.
@@ -56,14 +56,18 @@ def token_words(detectors: Sequence[Detector], n: int = 4) -> dict[int, tuple[st
     return words
 
 
-def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = None) -> go.Figure:
+def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = FITTING) -> go.Figure | None:
     """Score of every labelled detector with its interval, grouped by domain; chance is the line at one half.
 
     Hollow marks are detectors whose interval reaches down to chance. `n_per_domain` keeps the best dimensions of each
-    domain, by default as many as give about 24 rows. Where no detector carries a label, the figure says so.
+    domain (None: all detectors), by default as many as give about 24 rows. Where no detector carries a label, the
+    figure says so; None without detectors.
     """
+    if not detectors:
+        return None
     n_domains = len({detector.domain for detector in detectors if is_scored(detector)})
-    n_per_domain = n_per_domain or min(N_DETECTORS, max(1, MAX_ROWS // max(1, n_domains)))
+    if n_per_domain == FITTING:
+        n_per_domain = min(N_DETECTORS, max(1, MAX_ROWS // max(1, n_domains)))
     shown = best_per_domain(detectors, n_per_domain)
     n_scored = sum(map(is_scored, detectors))
     figure = go.Figure(layout={"template": "none"})

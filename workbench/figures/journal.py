@@ -290,7 +290,7 @@ def _pixels(axis: dict[str, Any], values: Sequence[float | int], inner: float) -
     return (np.array(values, dtype=float) - low) / (high - low) * length, length
 
 
-# --- where panels, titles and labels go, in CSS pixels ------------------------------------------------------------------
+# --- where panels, titles and labels go, in CSS pixels --------------------------------------------------------------
 
 
 def _axis_keys(layout: Layout, letter: str) -> list[str]:
