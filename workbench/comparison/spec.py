@@ -122,7 +122,10 @@ class SizeSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen."""
+    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen.
+
+    `controls` are run beside the methods, all of them by default; the unsteered model always is.
+    """
 
     name: str
     methods: tuple[str, ...]
@@ -133,6 +136,7 @@ class Spec:
     seeds: tuple[int, ...] = (0,)
     k: int = 16
     scope: str = "all_but_first"
+    controls: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check(self)

@@ -19,11 +19,15 @@ from workbench.records.dimensions import (
 )
 from workbench.records.effects import (
     BudgetKind,
+    CellResult,
     Comparison,
     Contrast,
+    CurveResult,
     Damage,
     NotApplicable,
     Outcome,
+    ScoreResult,
+    SearchResult,
     StrengthCurve,
 )
 from workbench.records.masking import (
@@ -68,11 +72,13 @@ __all__ = [
     "Activations",
     "BasisScore",
     "BudgetKind",
+    "CellResult",
     "ChoiceItem",
     "ChoiceMasking",
     "Comparison",
     "ConditionStability",
     "Contrast",
+    "CurveResult",
     "Damage",
     "Detector",
     "Dimension",
@@ -88,6 +94,8 @@ __all__ = [
     "Prompt",
     "ReadingAgreement",
     "RecordError",
+    "ScoreResult",
+    "SearchResult",
     "Selection",
     "SelectionStability",
     "Site",
