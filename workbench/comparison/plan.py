@@ -11,10 +11,10 @@ from workbench.comparison.arm_kinds import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY
 from workbench.comparison.arms import spread_layers
 from workbench.comparison.spec import ModelShape, ModelSpec, SizeSpec, Spec, SpecError, TaskSpec
 from workbench.comparison.store import CellKey, Stage, check_distinct
+from workbench.models.batches import LOGITS_BYTES
 from workbench.models.loading import BUILTIN, find_model
 from workbench.tasks.base import TaskError
 from workbench.tasks.catalogue import TaskKind, task_kind
-from workbench.tasks.metrics import LOGITS_BYTES
 
 EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
 CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for a strength curve
