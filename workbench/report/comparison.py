@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from workbench.figures import Drawing, Section, figure_fragment, share_plotly, write_page
-from workbench.figures.comparison import describe, excludes_zero
+from workbench.figures.comparison import excludes_zero
 from workbench.figures.html import Table
 from workbench.figures.style import number
-from workbench.records import Contrast, Damage
+from workbench.records import Contrast, Damage, describe
 from workbench.report.study import blocks
 from workbench.runs import Run
 
