@@ -2,10 +2,10 @@
 
 Two paths to the ranking. *Full*: every dimension is masked exactly. *Screened*: integrated gradients estimate all
 dimensions, and only the best of every domain are masked exactly (`estimate_masking`, `screened_masking`). What is then
-reported, the drop of the rank-1, 10, 100 dimension as in the table of Roh, Cho, Kim (2026, arXiv 2603.00029), is
-measured exactly on passages that took no part in the ranking. Random dimensions as controls, the three mask modes and
-the exam's log-odds are ours. So are rankings that spare the first token and tokens of high norm (`SPARED`): they say
-whether a dimension is needed where domain text is, or only at the sink.
+reported, the loss increase of the rank-1, 10, 100 dimension as in the table of Roh, Cho, Kim (2026, arXiv 2603.00029),
+is measured exactly on passages that took no part in the ranking. Random dimensions as controls, the three mask modes
+and the exam's log-odds are ours. So are rankings that exclude the first token and tokens of high norm
+(`EXCLUDING_SINKS`): they say whether a dimension is needed where domain text is, or only at the sink.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,7 +17,6 @@ from jaxtyping import Float64
 
 from workbench.activations import stream
 from workbench.dimensions.criteria import NEUTRAL
-from workbench.dimensions.masking_records import TOKEN_READINGS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.interventions.mask import Replacement, has_high_norm, make_replacement
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.measure import mask_choices, mask_dimensions
@@ -26,7 +25,7 @@ from workbench.records import Activations, ChoiceItem, ChoiceMasking, MaskingRes
 
 Progress = Callable[[int, int], None]
 PLANS = {
-    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24, n_spared=8),
+    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24, n_excluding_sinks=8),
     "screened": CriticalityPlan("screened", n_identify=24, n_test=24, n_items=24),
     "quick": CriticalityPlan(
         "quick",
@@ -42,7 +41,7 @@ PLANS = {
         n_points=1,
     ),
 }
-SPARED: tuple[tuple[TokenSet, TokenSet], ...] = (  # tokens masked, tokens whose losses count
+EXCLUDING_SINKS: tuple[tuple[TokenSet, TokenSet], ...] = (  # tokens masked, tokens whose losses count
     ("all tokens", "after the first token"),
     ("after the first token", "after the first token"),
     ("all tokens", "without high-norm tokens"),
@@ -66,8 +65,8 @@ def measure_criticality(
     """Rank the dimensions that every domain needs, and measure what masking them costs on held-out text.
 
     `also` are dimensions measured on *test* in the modes zero and mean whatever their rank. Text of no domain
-    ("neutral") takes no part, nor do items of domains without passages. `seed` draws the controls, deals the groups of
-    the estimate and draws what is resampled. Raises where a domain has fewer than two passages to identify or test on.
+    ("neutral") takes no part, nor do items of domains without passages. `seed` draws the controls, the groups of the
+    estimate and what is resampled. Raises where a domain has fewer than two passages to identify or test on.
     """
     plan = fit_plan(plan, model.d_model)
     identify, test = (sample_prompts(prompts, split, getattr(plan, f"n_{split}")) for split in ("identify", "test"))
@@ -89,10 +88,10 @@ def measure_criticality(
         estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}", _sets(plan))
         measured[mode] = _identify(work, estimates[mode], largest)
     found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
-    spared = tuple(_spare(work, *sets, largest) for sets in SPARED if plan.n_spared)
+    others = tuple(_rank_excluding_sinks(work, *sets, largest) for sets in EXCLUDING_SINKS if plan.n_excluding_sinks)
     meter.finish()
-    cost = _cost(plan.exhaustive, estimates, measured, found, exam, spared)
-    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, spared)
+    cost = _cost(plan.exhaustive, estimates, measured, found, exam, others)
+    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, others)
 
 
 def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
@@ -111,14 +110,17 @@ def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
 def planned_costs(
     plan: CriticalityPlan, prompts: Sequence[Prompt], items: Sequence[ChoiceItem], d_model: int, *, n_also: int = 0
 ) -> dict[str, float]:
-    """Forward passes per step, in passages; an upper bound, as domains may share dimensions."""
+    """Forward passes per step, in passages (a backward pass, of steps that `estimate`, as two).
+
+    An upper bound, as domains may share dimensions.
+    """
     plan = fit_plan(plan, d_model)
     n_identify, n_test = (
         len(sample_prompts(prompts, split, getattr(plan, f"n_{split}"))) for split in ("identify", "test")
     )
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts if prompt.domain != NEUTRAL))
     chosen = sample_items(items, domains, plan.n_items)
-    n_rows = CHOICE_LENGTH * sum(len(item.choices) for item in chosen)
+    n_rows = exam_passages(chosen)
     costs, per_estimate = {}, 3.0 + 3.0 * plan.n_groups * (plan.n_points - 1)
     for mode in plan.ranked:
         costs[f"estimate {mode}"] = n_identify * per_estimate
@@ -131,11 +133,16 @@ def planned_costs(
         costs[f"test {mode}"] = n_test * (1.0 + min(n_masked, d_model))
         if chosen:
             costs[f"exam {mode}"] = n_rows * (1.0 + n_own + plan.n_random)
-    for masked_at, counted_at in SPARED if plan.n_spared else ():
-        n_spared = plan.n_spared * len(domains)
-        costs[f"spared {masked_at} {counted_at} estimate"] = n_spared * per_estimate
-        costs[f"spared {masked_at} {counted_at}"] = n_spared * (1.0 + plan.m)
+    for masked_at, counted_at in EXCLUDING_SINKS if plan.n_excluding_sinks else ():
+        n_passages = plan.n_excluding_sinks * len(domains)
+        costs[f"estimate {masked_at} {counted_at}"] = n_passages * per_estimate
+        costs[f"identify {masked_at} {counted_at}"] = n_passages * (1.0 + plan.m)
     return costs
+
+
+def exam_passages(items: Sequence[ChoiceItem]) -> float:
+    """What one pass over all choices of exam items costs, in passages."""
+    return CHOICE_LENGTH * sum(len(item.choices) for item in items)
 
 
 def sample_prompts(prompts: Sequence[Prompt], split: Split, n: int | None) -> list[Prompt]:
@@ -167,13 +174,13 @@ def sample_items(items: Sequence[ChoiceItem], domains: Iterable[str], n: int | N
 def token_magnitudes(
     model: HookedModel, prompts: Sequence[Prompt], *, truncate: bool = False
 ) -> dict[str, Float64[np.ndarray, "domain d_model"]]:
-    """Mean magnitude of every dimension over layers and some of the tokens of a domain, for every token reading.
+    """Mean magnitude of every dimension over layers and some of the tokens of a domain, for every subset of tokens.
 
     Passages count alike. A token is of high norm where its norm at a layer exceeds ten times the median norm of the
     passage at that layer; such tokens and the first are left out of `without high-norm tokens`.
     """
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
-    sums = {name: np.zeros((len(domains), model.d_model)) for name in TOKEN_READINGS}
+    sums = {name: np.zeros((len(domains), model.d_model)) for name in TOKEN_SUBSETS}
     for batch in stream(model, prompts, model.residual_sites(), truncate=truncate):
         for index in batch.prompt_index.unique().tolist():
             for name, magnitude in _passage_magnitudes(batch, index).items():
@@ -188,7 +195,7 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     is_first = (batch.positions[of_passage] == 0).expand(values.shape[:2])
     norms = values.norm(dim=-1)
     is_high = has_high_norm(norms)
-    kept = dict(zip(TOKEN_READINGS, (~is_first, is_first | True, ~(is_first | is_high), is_first), strict=True))
+    kept = dict(zip(TOKEN_SUBSETS, (~is_first, is_first | True, ~(is_first | is_high), is_first), strict=True))
     found = {}
     for name, mask in kept.items():
         weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -252,14 +259,14 @@ def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> M
     return screened_masking(work.model, work.identify, estimate, m=work.plan.m, largest=largest, **options)
 
 
-def _spare(
+def _rank_excluding_sinks(
     work: _Work, masked_at: TokenSet, counted_at: TokenSet, largest: Sequence[int]
 ) -> tuple[MaskingResult, MaskingResult]:
-    """Estimate and screened masking to zero on few passages, with some tokens left out of losses and masks."""
-    prompts = sample_prompts(work.identify, "identify", work.plan.n_spared)
-    step, sets = f"spared {masked_at} {counted_at}", TokenSets(masked_at=masked_at, counted_at=counted_at)
-    estimate = _estimate(work, prompts, largest, "zero", f"{step} estimate", sets)
-    options = {"reference": work.sources["zero"], "progress": work.meter.step(step), **work.options}
+    """Estimate and screened masking to zero on few passages, with some tokens excluded from losses and masks."""
+    prompts = sample_prompts(work.identify, "identify", work.plan.n_excluding_sinks)
+    step, sets = f"{masked_at} {counted_at}", TokenSets(masked_at=masked_at, counted_at=counted_at)
+    estimate = _estimate(work, prompts, largest, "zero", f"estimate {step}", sets)
+    options = {"reference": work.sources["zero"], "progress": work.meter.step(f"identify {step}"), **work.options}
     return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=largest, **options)
 
 
@@ -319,15 +326,14 @@ def _cost(
     measured: Mapping[MaskMode, MaskingResult],
     test: Mapping[MaskMode, MaskingResult],
     exam: Mapping[MaskMode, ChoiceMasking],
-    spared: Sequence[tuple[MaskingResult, MaskingResult]],
+    others: Sequence[tuple[MaskingResult, MaskingResult]],
 ) -> float:
     """Forward passes of one passage or choice; a screened result's cost holds that of its estimate."""
-    results = [*measured.values(), *test.values(), *(result for _, result in spared)]
+    results = [*measured.values(), *test.values(), *(result for _, result in others)]
     alone = [estimates[mode] for mode in exhaustive]
     passes = sum(result.cost * len(result.prompts) for result in (*results, *alone))
     for result in exam.values():
-        known = np.isfinite(result.masked).sum() + result.baseline.size
-        passes += float(known)
+        passes += float(np.isfinite(result.masked).sum() + np.isfinite(result.baseline).sum())
     return float(passes)
 
 
@@ -348,8 +354,8 @@ class _Meter:
         return self._advance
 
     def _advance(self, done: int, total: int) -> None:
-        share = (self.before + self.costs.get(self.current, 0.0) * done / max(total, 1)) / self.total
-        self._tell(min(round(STEPS * share), STEPS - 1))
+        fraction = (self.before + self.costs.get(self.current, 0.0) * done / max(total, 1)) / self.total
+        self._tell(min(round(STEPS * fraction), STEPS - 1))
 
     def finish(self) -> None:
         """All is done."""
