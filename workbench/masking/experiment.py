@@ -10,7 +10,7 @@ and the exam's log-odds are ours. So are rankings that exclude the first token a
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -76,22 +76,22 @@ def measure_criticality(
     magnitudes = token_magnitudes(model, identify, truncate=truncate)
     largest = largest_of(magnitudes, plan.n_largest)
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
-    meter = _Meter(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
+    steps = _Steps(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
     options: dict[str, Any] = {"seed": seed, "truncate": truncate}
-    sources: dict[MaskMode, Replacement] = {}
-    for mode in plan.modes:
-        sources[mode] = make_replacement(model, mode, identify, identify, **options)
-    work = _Work(model, plan, identify, test, sample_items(items, domains, plan.n_items), sources, meter, options)
-    estimates: dict[MaskMode, MaskingResult] = {}
-    measured: dict[MaskMode, MaskingResult] = {}
-    for mode in plan.ranked:
-        estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}", _sets(plan))
-        measured[mode] = _identify(work, estimates[mode], largest)
-    found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
-    others = tuple(_rank_excluding_sinks(work, *sets, largest) for sets in EXCLUDING_SINKS if plan.n_excluding_sinks)
-    meter.finish()
-    cost = _cost(plan.exhaustive, estimates, measured, found, exam, others)
-    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, others)
+    sources = {mode: make_replacement(model, mode, identify, identify, **options) for mode in plan.modes}
+    work = _Work(model, plan, largest, sources, steps, options)
+    sets = {"masked_at": plan.masked_at, "counted_at": plan.counted_at}
+    ranked = {mode: _rank(work, identify, mode, mode, sets, mode in plan.exhaustive) for mode in plan.ranked}
+    chosen = sample_items(items, domains, plan.n_items)
+    held_out = _hold_out(work, test, chosen, ranked, random, {*also, *largest})
+    few = identify if plan.n_excluding_sinks == 0 else sample_prompts(identify, "identify", plan.n_excluding_sinks)
+    pairs = [dict(zip(sets, pair, strict=True)) for pair in EXCLUDING_SINKS if plan.n_excluding_sinks]
+    others = tuple(_rank(work, few, "zero", " ".join(pair.values()), pair) for pair in pairs)
+    steps.finish()
+    estimates, measured = ({mode: pair[place] for mode, pair in ranked.items()} for place in (0, 1))
+    cost = _cost(plan.exhaustive, estimates, measured, *held_out, others)
+    found = (estimates, measured, *held_out, others)
+    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, *found)
 
 
 def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
@@ -203,121 +203,78 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     return found
 
 
-class TokenSets(TypedDict):
-    """The tokens that are masked, and those whose predictions count."""
-
-    masked_at: TokenSet
-    counted_at: TokenSet
-
-
-def _sets(plan: CriticalityPlan) -> TokenSets:
-    return TokenSets(masked_at=plan.masked_at, counted_at=plan.counted_at)
-
-
 @dataclass(frozen=True)
 class _Work:
     """What every step of an experiment needs."""
 
     model: HookedModel
     plan: CriticalityPlan
-    identify: Sequence[Prompt]
-    test: Sequence[Prompt]
-    items: Sequence[ChoiceItem]
+    largest: Sequence[int]
     sources: Mapping[MaskMode, Replacement]
-    meter: "_Meter"
+    steps: "_Steps"
     options: Mapping[str, Any]
 
 
-def _estimate(
+def _rank(
     work: _Work,
     prompts: Sequence[Prompt],
-    largest: Sequence[int],
     mode: MaskMode,
     step: str,
-    sets: TokenSets,
-) -> MaskingResult:
-    return estimate_masking(
+    sets: Mapping[str, Any],
+    is_exhaustive: bool = False,
+) -> tuple[MaskingResult, MaskingResult]:
+    """An estimate, and exact masking of every dimension or of those that the estimate ranks first."""
+    options = {"reference": work.sources[mode], **work.options}
+    estimate = estimate_masking(
         work.model,
         prompts,
         mode=mode,
         n_groups=work.plan.n_groups,
         n_points=work.plan.n_points,
-        ungrouped=largest,
-        reference=work.sources[mode],
-        progress=work.meter.step(step),
+        ungrouped=work.largest,
+        progress=work.steps.hook(f"estimate {step}"),
         **sets,
-        **work.options,
+        **options,
     )
-
-
-def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> MaskingResult:
-    """Exact masking on *identify*: of every dimension, or of those that the estimate ranks first."""
-    mode = estimate.mode
-    options = {"reference": work.sources[mode], "progress": work.meter.step(f"identify {mode}"), **work.options}
-    if mode in work.plan.exhaustive:
-        return mask_dimensions(work.model, work.identify, mode=mode, **_sets(work.plan), **options)
-    return screened_masking(work.model, work.identify, estimate, m=work.plan.m, largest=largest, **options)
-
-
-def _rank_excluding_sinks(
-    work: _Work, masked_at: TokenSet, counted_at: TokenSet, largest: Sequence[int]
-) -> tuple[MaskingResult, MaskingResult]:
-    """Estimate and screened masking to zero on few passages, with some tokens excluded from losses and masks."""
-    prompts = sample_prompts(work.identify, "identify", work.plan.n_excluding_sinks)
-    step, sets = f"{masked_at} {counted_at}", TokenSets(masked_at=masked_at, counted_at=counted_at)
-    estimate = _estimate(work, prompts, largest, "zero", f"estimate {step}", sets)
-    options = {"reference": work.sources["zero"], "progress": work.meter.step(f"identify {step}"), **work.options}
-    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=largest, **options)
+    options["progress"] = work.steps.hook(f"identify {step}")
+    if is_exhaustive:
+        return estimate, mask_dimensions(work.model, prompts, mode=mode, **sets, **options)
+    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=work.largest, **options)
 
 
 def _hold_out(
     work: _Work,
-    estimates: Mapping[MaskMode, MaskingResult],
-    measured: Mapping[MaskMode, MaskingResult],
+    test: Sequence[Prompt],
+    items: Sequence[ChoiceItem],
+    ranked: Mapping[MaskMode, tuple[MaskingResult, MaskingResult]],
     random: Sequence[int],
     named: Collection[int],
 ) -> tuple[dict[MaskMode, MaskingResult], dict[MaskMode, ChoiceMasking]]:
-    """Exact masking on *test* and on exam items, in every mode; `named` dimensions in the modes zero and mean."""
-    orders: dict[MaskMode, dict[str, tuple[int, ...]]] = {
-        mode: ranking(result, estimates[mode]) for mode, result in measured.items()
-    }
+    """Exact masking on *test* and on exam items, in every mode; `named` dimensions in the modes zero and mean.
+
+    Each domain loses the dimensions at the asked ranks of zero masking and of the mode's own ranking. Under zero
+    masking, where specificity compares domains, every domain loses the dimensions of all.
+    """
+    plan, model = work.plan, work.model
+    orders = {mode: ranking(measured, estimate) for mode, (estimate, measured) in ranked.items()}
     found: dict[MaskMode, MaskingResult] = {}
     exam: dict[MaskMode, ChoiceMasking] = {}
-    for mode in work.plan.modes:
-        own = _ranked_dimensions(work.plan, orders, mode)
-        found[mode] = _test(work, mode, own, {*random, *(() if mode == "resample" else named)})
-        if work.items:
-            exam[mode] = _exam(work, mode, own, random)
+    for mode in plan.modes:
+        used = [orders[name] for name in dict.fromkeys(("zero", mode)) if name in orders]
+        at_ranks = {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in used[0]}
+        shared = {*random, *(() if mode == "resample" else named)}
+        if mode == "zero":
+            shared = shared.union(*at_ranks.values())
+        wanted = {domain: sorted(dimensions | shared) for domain, dimensions in at_ranks.items()}
+        options: dict[str, Any] = {"mode": mode, "reference": work.sources[mode]}
+        sets: dict[str, Any] = {"masked_at": plan.masked_at, "counted_at": plan.counted_at}
+        bar = work.steps.hook(f"test {mode}")
+        found[mode] = mask_dimensions(model, test, wanted, progress=bar, **sets, **options, **work.options)
+        if items:
+            of_exam = {domain: sorted({*at_ranks[domain], *random}) for domain in {item.domain for item in items}}
+            bar, seed = work.steps.hook(f"exam {mode}"), work.options["seed"]
+            exam[mode] = mask_choices(model, items, of_exam, seed=seed, progress=bar, **options)
     return found, exam
-
-
-def _test(
-    work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], everywhere: Collection[int]
-) -> MaskingResult:
-    """Exact masking on *test* of each domain's own dimensions and of those masked everywhere.
-
-    Under zero masking, where specificity compares domains, every domain loses the dimensions of all.
-    """
-    shared = set(everywhere).union(*own.values()) if mode == "zero" else set(everywhere)
-    wanted = {domain: sorted({*dimensions, *shared}) for domain, dimensions in own.items()}
-    options = {"reference": work.sources[mode], "progress": work.meter.step(f"test {mode}"), **work.options}
-    return mask_dimensions(work.model, work.test, wanted, mode=mode, **_sets(work.plan), **options)
-
-
-def _ranked_dimensions(
-    plan: CriticalityPlan,
-    orders: Mapping[MaskMode, Mapping[str, Sequence[int]]],
-    mode: MaskMode,
-) -> dict[str, set[int]]:
-    """The dimensions at the asked ranks of every domain: those of zero masking, and those of the mode's own ranking."""
-    used = [orders[name] for name in dict.fromkeys(("zero", mode)) if name in orders]
-    return {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in used[0]}
-
-
-def _exam(work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], random: Sequence[int]) -> ChoiceMasking:
-    wanted = {domain: sorted({*own[domain], *random}) for domain in {item.domain for item in work.items}}
-    step, source, seed = work.meter.step(f"exam {mode}"), work.sources[mode], work.options["seed"]
-    return mask_choices(work.model, work.items, wanted, mode=mode, reference=source, seed=seed, progress=step)
 
 
 def _cost(
@@ -337,30 +294,24 @@ def _cost(
     return float(passes)
 
 
-class _Meter:
-    """One progress bar over steps of known weight."""
+class _Steps:
+    """One progress bar over steps of known weight, taken in the order of their costs."""
 
     def __init__(self, costs: Mapping[str, float], progress: Progress | None) -> None:
+        self.ends = dict(zip(costs, np.cumsum(list(costs.values())).tolist(), strict=True))
         self.costs = costs
-        self.total = sum(costs.values())
-        self.before = 0.0
-        self.current = ""
-        self.progress = progress
+        self.tell = progress or (lambda done, total: None)
 
-    def step(self, name: str) -> Progress:
-        """The progress hook of one step; steps are taken in order, those left out count as done."""
-        self.before += self.costs.get(self.current, 0.0)
-        self.current = name
-        return self._advance
+    def hook(self, step: str) -> Progress:
+        """The progress hook of one step."""
+        start, total = self.ends[step] - self.costs[step], sum(self.costs.values())
 
-    def _advance(self, done: int, total: int) -> None:
-        fraction = (self.before + self.costs.get(self.current, 0.0) * done / max(total, 1)) / self.total
-        self._tell(min(round(STEPS * fraction), STEPS - 1))
+        def advance(done: int, of: int) -> None:
+            fraction = (start + self.costs[step] * done / max(of, 1)) / total
+            self.tell(min(round(STEPS * fraction), STEPS - 1), STEPS)
+
+        return advance
 
     def finish(self) -> None:
         """All is done."""
-        self._tell(STEPS)
-
-    def _tell(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress(done, STEPS)
+        self.tell(STEPS, STEPS)
