@@ -6,6 +6,7 @@ Working memory is one batch, whatever the size of the corpus; pooled rows go to 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def stream(
             progress(done, len(prompts))
 
 
-def _check_prompts(prompts: Sequence[Prompt]) -> None:
+def _check_prompts(prompts: Any) -> None:
     """Raise unless there are prompts, and all of them are records."""
     wrong = (
         prompts if isinstance(prompts, str | Prompt) else next((p for p in prompts if not isinstance(p, Prompt)), None)

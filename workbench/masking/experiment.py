@@ -20,6 +20,7 @@ from workbench.dimensions.criteria import NEUTRAL
 from workbench.interventions.mask import Replacement, has_high_norm, make_replacement
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.measure import mask_choices, mask_dimensions
+from workbench.masking.tables import TOKEN_SUBSETS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.models import HookedModel
 from workbench.records import Activations, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Split, TokenSet
 
