@@ -58,13 +58,13 @@ def seconds_of(
     def read() -> float:
         for _, tokens in batches(model, sample, batch_size=batch_size, truncate=truncate):
             capture(model, tokens, model.residual_sites())
-        return len(sample)
+        return float(len(sample))
 
     def masked() -> float:
         few = sample[:: max(1, len(sample) // 4)]
         dimensions = range(min(model.d_model, 2 * BATCH_SIZE))
         mask_dimensions(model, few, dimensions, truncate=truncate)
-        return len(few) * (1 + len(dimensions))
+        return float(len(few) * (1 + len(dimensions)))
 
     def gradient() -> float:
         few = sample[:: max(1, len(sample) // 8)]
@@ -74,7 +74,7 @@ def seconds_of(
     def generated() -> float:
         texts = [" ".join(prompt.text.split()[:8]) for prompt in sample]
         continuations(model, texts, n_tokens=N_NEW)
-        return N_NEW * len(texts)
+        return float(N_NEW * len(texts))
 
     runs: dict[PassKind, Callable[[], float]] = {
         "read": read,
