@@ -11,7 +11,6 @@ from workbench.dimensions.detectors import find_detectors
 from workbench.dimensions.masking import (
     domain_loss_increase,
     masked_domains,
-    recall_at_k,
     specificity,
     top_dimensions,
 )
@@ -196,7 +195,8 @@ def test_gradients_miss_the_sink_and_screening_with_the_largest_dimensions_finds
     assert np.abs(domain_loss_increase(estimate, "identify")[:, blind]).max() < 0.01
     largest = largest_of(token_magnitudes(model, few(prompts)), 8)
     screened = screened_masking(model, few(prompts), estimate, m=40, largest=largest)
-    assert min(recall_at_k(masked, screened, k=10, m=10, split="identify").values()) == 1.0
+    true, found = top_dimensions(masked, 10), top_dimensions(screened, 10)
+    assert {domain: set(top) for domain, top in found.items()} == {domain: set(top) for domain, top in true.items()}
 
 
 def test_the_same_seed_gives_the_same_and_the_gap_changes_only_the_text(planted: Planted) -> None:

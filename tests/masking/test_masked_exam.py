@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
+from tests.command import Command, command_line
+from tests.conftest import WORDS
 from workbench.comparison.spec import MaskingSpec, SpecError, read_masking_spec
 from workbench.masking.exam import MaskedAccuracy, letter_items, masked_exam_table, measure_masked_exam, n_questions
 from workbench.masking.measure import mask_choices

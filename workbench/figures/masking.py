@@ -114,14 +114,14 @@ def drop_caption(drops: pd.DataFrame, *, path: str) -> str:
     of_mean = where(where(drops, "ranked_by", "zero"), "domain", MEAN)
     means = {(row["masked_to"], int(row["rank"])): row for row in row_list(of_mean)}
     ranks = sorted(rank for mode, rank in means if mode == "zero" and rank != RANDOM)
-    costs = [f"rank {rank} {number(means['zero', rank]['drop'])}" for rank in ranks]
+    costs = [f"rank {rank} {number(means['zero', rank]['loss_increase'])}" for rank in ranks]
     first = means["zero", ranks[0]]
     parts = [
         f"Setting one dimension to zero costs, as a mean over the domains, {joined(costs)} nats per token on test "
         f"(rank {ranks[0]}: 95 % {number(first['low'])} to {number(first['high'])} over domains)."
     ]
     if ("zero", RANDOM) in means:
-        parts.append(f"Random dimensions cost {number(means['zero', RANDOM]['drop'])}.")
+        parts.append(f"Random dimensions cost {number(means['zero', RANDOM]['loss_increase'])}.")
     if ("mean", ranks[0]) in means:
         left = means["mean", ranks[0]]["loss_increase"]
         share = left / first["loss_increase"] if first["loss_increase"] > 0 else math.nan
