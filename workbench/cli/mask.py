@@ -379,7 +379,8 @@ def mask_exam(
     """Mask dimensions one by one and measure the accuracy on an exam, with time and memory printed first."""
     from workbench.cli.compare import overridden_model, print_cost
     from workbench.cli.output import no_other_bars, progress_bars
-    from workbench.comparison.catalogue import open_model, shape_of
+    from workbench.comparison.api import open_model
+    from workbench.comparison.plan import shape_of
     from workbench.comparison.spec import read_masking_spec
     from workbench.comparison.store import check_folder, open_store
     from workbench.masking.exam import measure_masked_exam, n_questions
