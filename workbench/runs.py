@@ -16,9 +16,8 @@ import pandas as pd
 
 from workbench.dimensions import frequency_table
 from workbench.dimensions.labels import label_curve
-from workbench.dimensions.masking_records import Criticality, load_criticality
-from workbench.dimensions.masking_tables import criticality_tables
 from workbench.figures import token_words
+from workbench.masking.tables import Criticality, criticality_tables, load_criticality
 from workbench.records import (
     SELECTIONS,
     BasisScore,

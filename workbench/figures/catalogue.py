@@ -213,7 +213,7 @@ FIGURES: tuple[FigureKind, ...] = (
     FigureKind("detectors", ("detectors",), detectors.detector_figure, detectors.detector_caption),
     FigureKind(
         "masking-drops",
-        (f"{TABLES}.drops",),
+        (f"{TABLES}.loss_increases",),
         masking.drop_figure,
         masking.drop_caption,
         caption_options={"path": Of("masking_path")},

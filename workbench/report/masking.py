@@ -2,18 +2,19 @@
 
 from typing import Any
 
-from workbench.dimensions.masking_records import TOKEN_READINGS, Criticality
-from workbench.dimensions.masking_tables import (
+from workbench.figures.html import Table
+from workbench.figures.style import number
+from workbench.masking.tables import (
     ALL_TOKENS,
     MEAN,
     OVERLAP_KS,
     RANDOM,
+    TOKEN_SUBSETS,
+    Criticality,
     exam_summary,
     table_rows,
     token_summary,
 )
-from workbench.figures.html import Table
-from workbench.figures.style import number
 from workbench.runs import Run
 
 
@@ -25,7 +26,7 @@ def masking_values(run: Run) -> dict[str, Any]:
         "tokens_text": text,
         "tokens": tokens,
         "exam": _exam(run.masking),
-        "all": _all_increases(table_rows(run.masking_tables["drops"])),
+        "all": _all_increases(table_rows(run.masking_tables["loss_increases"])),
     }
 
 
@@ -33,12 +34,12 @@ def masking_finding(run: Run) -> str:
     """What zeroing the dimension needed most costs, beside random ones."""
     rows = [
         row
-        for row in table_rows(run.masking_tables["drops"])
+        for row in table_rows(run.masking_tables["loss_increases"])
         if (row["masked_to"], row["ranked_by"], row["domain"]) == ("zero", "zero", MEAN)
     ]
     first = min((row for row in rows if row["rank"] != RANDOM), key=lambda row: row["rank"])
-    random = [f" Random dimensions cost {number(row['drop'])}." for row in rows if row["rank"] == RANDOM]
-    cost, rank = number(first["drop"]), first["rank"]
+    random = [f" Random dimensions cost {number(row['loss_increase'])}." for row in rows if row["rank"] == RANDOM]
+    cost, rank = number(first["loss_increase"]), first["rank"]
     return f"{cost} nats per token is the mean cost of setting the rank-{rank} dimension to zero.{''.join(random)}"
 
 
@@ -69,13 +70,13 @@ def token_table(result: Criticality) -> tuple[str, Table | None]:
         return "", None
     shown, found = [], {}
     for masked_at, counted_at in dict.fromkeys(key[:2] for key in rows):
-        names = (f"magnitude {TOKEN_READINGS[0]}", ALL_TOKENS)
+        names = (f"magnitude {TOKEN_SUBSETS[0]}", ALL_TOKENS)
         large, needed = (rows[masked_at, counted_at, name] for name in names)
         found[masked_at, counted_at] = large, needed
         numbers = (f"{large['overlap']:.0%}", f"{needed['overlap']:.0%}", number(large["worst"]))
         shown.append((masked_at, counted_at, *numbers))
     (large, needed), (large_without, needed_without) = next(iter(found.values())), list(found.values())[-1]
-    n = len(result.spared[0][1].prompts) // len(result.domains)
+    n = len(result.excluding_sinks[0][1].prompts) // len(result.domains)
     text = (
         f"Is this only the sink? Excluding the first token and tokens of high norm from masks and losses, the top "
         f"{nearest} by masking share {needed_without['overlap']:.0%} with the top {nearest} at all tokens (the same "
@@ -110,7 +111,7 @@ def _all_increases(increases: list[dict[str, Any]]) -> Table:
             *(str(row[name]) for name in ("masked_to", "ranked_by", "domain")),
             str(row["rank"]) if row["rank"] else "random",
             str(row["dimension"]) if row["dimension"] >= 0 else "–",
-            number(row["drop"]),
+            number(row["loss_increase"]),
             f"{number(row['low'])} to {number(row['high'])}",
             "yes" if row["verified"] else "estimate",
         )
