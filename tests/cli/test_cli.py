@@ -76,14 +76,6 @@ def test_a_narrow_table_loses_nothing(capsys: pytest.CaptureFixture[str], monkey
         assert all(part in "".join(lines) for part in ("1234", "12.5", "3.25", "0.75", "0.25"))
 
 
-def test_every_public_name_is_there() -> None:
-    for name in workbench.__all__:
-        assert getattr(workbench, name) is not None
-    assert set(dir(workbench)) >= set(workbench.__all__)
-    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
-        _ = workbench.nothing_of_the_kind
-
-
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
