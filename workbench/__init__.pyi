@@ -4,6 +4,7 @@ from . import dimensions as dimensions
 from . import figures as figures
 from . import records as records
 from .activations import collect as collect
+from .comparison.api import compare as compare
 from .corpus import load_corpus as load_corpus
 from .corpus import load_pairs as load_pairs
 from .dimensions import find_dcds as find_dcds
