@@ -45,7 +45,7 @@ def mask(
     model: Annotated[str, typer.Option("--model", help="'builtin', 'planted', a folder, or a hub id.")] = "builtin",
     corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
     domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
@@ -257,7 +257,9 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
     table = pd.DataFrame([row for result in results.values() for row in chosen_rows(result)])
 
     def save(folder: Path) -> None:
-        table.to_csv(folder / "drops.csv", index=False)
+        from workbench.records.tables import write_csv
+
+        write_csv(table, folder / "drops.csv")
         for mode, result in results.items():
             save_masking(result, folder / f"test-{mode}.safetensors")
 
@@ -308,9 +310,11 @@ def _experiment(work: Work, items: Sequence["ChoiceItem"], stage: Stage, say: Sa
         tables["Exam items of test, all domains together (fractions; log-odds in nats)"] = exam
 
     def save(folder: Path) -> None:
+        from workbench.records.tables import write_csv
+
         save_criticality(result, folder / "records")
         for name, table in criticality_tables(result).items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(table, folder / f"{name}.csv")
 
     return tables, save
 

@@ -58,8 +58,9 @@ def _report(rows: "Sequence[MaskedAccuracy]", folder: Path, seed: int) -> None:
     """Write the rows of every subject and their summary, and print the summary."""
     from workbench.comparison.masked_exam import MaskedAccuracy, exam_table
     from workbench.comparison.tables import record_frame
+    from workbench.records.tables import write_csv
 
-    record_frame(MaskedAccuracy, rows).to_csv(folder / "subjects.csv", index=False)
+    write_csv(record_frame(MaskedAccuracy, rows), folder / "subjects.csv")
     table = exam_table(rows, seed=seed)
-    table.to_csv(folder / "table.csv", index=False)
+    write_csv(table, folder / "table.csv")
     typer.echo(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\ntables: {folder}")

@@ -20,6 +20,7 @@ from workbench.comparison.tables import Cells, TaskTable, contrasts, curves, dom
 from workbench.interventions import Scope
 from workbench.models import HookedModel
 from workbench.records import Contrast, Damage, Prompt, Split, StrengthCurve, save_table
+from workbench.records.tables import write_csv
 from workbench.tasks.base import FittingData, TaskError, check_subjects, score_parts
 from workbench.tasks.metrics import NeutralText, Part
 from workbench.tasks.scoring import continuations
@@ -187,7 +188,7 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
     tables.mkdir(parents=True, exist_ok=True)
     for name, frame in outcomes.frames.items():
         temporary = tables / f"{name}.tmp"
-        frame.to_csv(temporary, index=False)
+        write_csv(frame, temporary)
         temporary.replace(tables / f"{name}.csv")
     save_table(list(outcomes.contrasts), folder / "contrasts.json")
     save_table(list(outcomes.curves), folder / "curves.json")

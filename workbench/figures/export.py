@@ -16,6 +16,7 @@ from plotly.io import write_images
 
 from workbench.figures.journal import PRESETS, journal_figure, size_of
 from workbench.figures.page import figure_title, write_figure
+from workbench.records.tables import write_csv
 
 VECTOR_AND_RASTER = ("pdf", "svg", "png")
 DOTS_PER_INCH = 300
@@ -98,7 +99,7 @@ def export_figures(
 
 def _write_data(drawing: Drawing, folder: Path) -> list[Path]:
     table = folder / f"{drawing.name}.csv"
-    figure_frame(drawing.figure).to_csv(table, index=False)
+    write_csv(figure_frame(drawing.figure), table)
     return [write_figure(drawing.figure, folder / f"{drawing.name}.html", caption=drawing.caption), table]
 
 

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from workbench.figures import table_html
+from workbench.records.tables import read_csv
 from workbench.report.material import Material, paragraph
 
 
@@ -16,7 +16,7 @@ def planted(material: Material) -> str:
     path = material.folder / "tables" / "planted.csv"
     if not path.is_file():
         return ""
-    rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    rows = read_csv(path).to_dict("records")
     roles: dict[str, list[Mapping[Hashable, Any]]] = {}
     for row in rows:
         roles.setdefault(str(row["role"]), []).append(row)
