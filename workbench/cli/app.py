@@ -14,8 +14,9 @@ from workbench.cli.harness import lm_eval
 from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers, steer
 from workbench.cli.options import bundled
-from workbench.cli.paper import paper
-from workbench.cli.study import doctor, figures, find, label, study
+from workbench.cli.paper import figures, paper
+from workbench.cli.study import doctor, find, label, study
+from workbench.cli.terminal import one_line, plain_streams
 from workbench.cli.verdicts import verdict
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
@@ -65,7 +66,9 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app([argument for argument in arguments if argument != "--debug"], "workbench", standalone_mode=False)
+        with plain_streams():
+            options = [argument for argument in arguments if argument != "--debug"]
+            code = app(options, "workbench", standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except (typer.TyperException, ValueError, OSError) as error:
@@ -84,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"workbench: {message}", err=True)
+    typer.echo(f"workbench: {one_line(message)}", err=True)
     sys.exit(2)
 
 

@@ -117,7 +117,9 @@ Download = Annotated[
     bool,
     typer.Option("--download", help="Allow downloads from the Hugging Face hub.", rich_help_panel=TEXT_PANEL),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.", rich_help_panel=RUN_PANEL)]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same result.", rich_help_panel=RUN_PANEL)
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=RUN_PANEL)]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.", rich_help_panel=RUN_PANEL)]
 BatchSize = Annotated[

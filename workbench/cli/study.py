@@ -1,11 +1,11 @@
-"""`workbench study`, `find`, `label`, `figures` and `doctor`. Heavy imports stand inside the commands."""
+"""`workbench study`, `find`, `label` and `doctor`. Heavy imports stand inside the commands."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.options import K, Quick, Run, SelectionName, Table, TextOptions, check_file
+from workbench.cli.options import K, Quick, SelectionName, Table, TextOptions, check_file
 
 
 def study(
@@ -30,7 +30,7 @@ def study(
     finished = read_run(out)
     output.print_overview(finished.dcds)
     output.print_detectors(finished.detectors)
-    output.print_comparisons(finished.comparisons)
+    output.print_effects(finished.contrasts)
     typer.echo(f"tables: {out / 'tables'}\nreport: {out / 'report.html'}")
 
 
@@ -57,15 +57,6 @@ def label(options: TextOptions, k: K = 8, selection: SelectionName = "magnitude"
         detectors = study.label(found.model, found.prompts, found.statistics, found.dcds, settings, stage)
     output.print_detectors(detectors)
     jobs.write_table(detector_frame(detectors), out)
-
-
-def figures(run_folder: Run) -> None:
-    """Redraw the figures and the report of a run from its records, without a model."""
-    from workbench.report import write_report
-    from workbench.runs import draw_figures
-
-    for path in (*draw_figures(run_folder), write_report(run_folder)):
-        typer.echo(str(path))
 
 
 def doctor(
