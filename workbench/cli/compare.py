@@ -99,17 +99,17 @@ def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, dow
 
 
 def _run(run: "Run", folder: Path) -> None:
-    from workbench.cli.compare_page import write_comparison
     from workbench.cli.output import progress_bars
     from workbench.comparison.run import run_comparison, seconds_of
     from workbench.corpus import neutral_prompts
+    from workbench.report import write_report
 
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
         seconds = seconds_of(run, neutral)
         console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
         outcomes = run_comparison(run, folder, neutral, progress=lambda done, total: stage("cells", done, total))
-    page = write_comparison(run, outcomes, folder)
+    page = write_report(folder)
     print_differences(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
 
@@ -185,8 +185,7 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
 
 def print_differences(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
-    from workbench.comparison.tables import describe
-    from workbench.records import Contrast
+    from workbench.records import Contrast, describe
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]
     shown = sorted((one for one in own if one.verdict in ("better", "worse")), key=lambda one: one.role != "method")

@@ -13,7 +13,7 @@ from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
 from workbench.records import Prompt
 from workbench.report import write_report
-from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
+from workbench.runs import MANIFEST, new_run_folder, summarise, write_json
 from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
@@ -93,7 +93,6 @@ def perform(
             summary |= summarise_certainty(findings.certainty)
             write_json(folder / "summary.json", summary)
             write_json(folder / MANIFEST, manifest(settings, model, prompts, timings, seconds))
-            draw_figures(folder)
             write_report(folder)
         del findings  # it maps a file in the folder, which must be closed where open files cannot be moved
     return out
