@@ -15,6 +15,7 @@ from workbench.cli.harness import lm_eval
 from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers
 from workbench.cli.paper import figures, paper
+from workbench.cli.terminal import one_line, plain_streams
 from workbench.cli.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Domains = Annotated[
     typer.Option("--domains", help="Domains of the corpus, separated by commas; or the path of a corpus of your own."),
 ]
 K = Annotated[int, typer.Option("--k", help="Dimensions per domain and selection.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same tables.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")]
@@ -56,7 +57,9 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app([argument for argument in arguments if argument != "--debug"], "workbench", standalone_mode=False)
+        with plain_streams():
+            options = [argument for argument in arguments if argument != "--debug"]
+            code = app(options, "workbench", standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except (typer.TyperException, ValueError, OSError) as error:
@@ -76,7 +79,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"workbench: {message}", err=True)
+    typer.echo(f"workbench: {one_line(message)}", err=True)
     sys.exit(2)
 
 

@@ -1,11 +1,14 @@
 """`workbench compare`: the matrix and the plan first, then cells that survive an interruption, tables and a report."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from workbench.cli.terminal import drawn_on, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +29,9 @@ def compare(
     model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seeds of SPEC.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Instead of the seeds of SPEC.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One KL level, two layers, few items; says what it leaves out.")
@@ -138,14 +143,16 @@ def print_plan(plan: "Plan", whole: "Spec", chosen: "Spec") -> None:
     table = Table(title="Which arm runs on which task", title_justify="left")
     table.add_column("arm", no_wrap=True)
     for task in matrix:
-        table.add_column(task, overflow="fold")
+        table.add_column(Text(plain(task)), overflow="fold")
     for arm in next(iter(matrix.values())):
         marks = [row[arm] for row in matrix.values()]
-        table.add_row(arm, *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks))
+        table.add_row(
+            Text(plain(arm)), *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks)
+        )
     console = _console()
     console.print(table)
     for index, reason in enumerate(reasons, start=1):
-        console.print(f"n/a ({index}) because {reason}", markup=False, highlight=False)
+        console.print(f"n/a ({index}) because {plain(reason)}", markup=False, highlight=False)
     layers = ", ".join(map(str, plan.layers))
     typer.echo(
         f"plan: {len(plan.cells)} cells, layers {layers}; {plan.n_positions:,.0f} token positions and "
@@ -202,5 +209,5 @@ def _console() -> "Console":
 
     from workbench.cli.output import PLAIN_WIDTH
 
-    console = Console()
+    console = Console(file=drawn_on(sys.stdout))
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
