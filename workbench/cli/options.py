@@ -157,7 +157,9 @@ RunFolder = Annotated[
 SpecFile = Annotated[
     Path, typer.Argument(metavar="SPEC", exists=True, dir_okay=False, help="TOML file; see specs/ for examples.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="Folder of a finished run.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="Folder of a study, comparison or exam.")
+]
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
