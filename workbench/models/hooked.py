@@ -278,10 +278,11 @@ class HookedModel:
             hint = "" if system is None else "; leave the system message out, or put it before the user's"
             raise ModelError(f"the chat template of {self.name} refuses this exchange ({error}){hint}") from error
 
-    def decode(self, ids: Sequence[int], *, after: str | Sequence[int] = "") -> str:
+    def decode(self, ids: Sequence[int], *, after: str | Sequence[int] | None = None) -> str:
         """The text of token ids; of a continuation, what it adds to the prompt (text or ids) that it stands `after`."""
-        prompt = self.text.encode(after) if isinstance(after, str) and after else list(after)
-        return self.text.decode_after(prompt, ids) if prompt else self.text.decode(ids)
+        if after is None:
+            return self.text.decode(ids)
+        return self.text.decode_after(self.text.encode(after) if isinstance(after, str) else after, ids)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of every single token; spaces and newlines are kept."""
