@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from jinja2 import TemplateError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities.heterogeneous_config import safe_config_get
 from transformers import GenerationConfig, LogitsProcessorList
 
 from workbench.models.errors import ModelError, is_finite, refuse_non_finite
@@ -537,7 +538,8 @@ class HookedModel:
 
 def _d_head(config: Any, d_model: int, n_heads: int) -> int:
     """Width of one head's output; that of its values where queries and values differ in width (MLA)."""
-    return getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None) or d_model // n_heads
+    of_values, of_all = (safe_config_get(config, name) for name in ("v_head_dim", "head_dim"))
+    return of_values or of_all or d_model // n_heads
 
 
 def _context_length(config: Any, tokenizer: Any) -> int:
