@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.comparison.spec import MaskingSpec
     from workbench.costs import PassKind
     from workbench.masking.exam import MaskedAccuracy
     from workbench.masking.tables import CriticalityPlan
@@ -382,15 +383,10 @@ def mask_exam(
 ) -> None:
     """Mask dimensions one by one and measure the accuracy on an exam, with time and memory printed first."""
     from workbench.cli.compare import overridden_model, print_cost
-    from workbench.cli.output import no_other_bars, progress_bars
-    from workbench.comparison.api import open_model
     from workbench.comparison.plan import shape_of
     from workbench.comparison.spec import read_masking_spec
-    from workbench.comparison.store import check_folder, open_store
-    from workbench.masking.exam import measure_masked_exam, n_questions
-    from workbench.records import write_whole
-    from workbench.tasks.files import exam_task
-    from workbench.tasks.loaders import load_questions
+    from workbench.comparison.store import check_folder
+    from workbench.masking.exam import n_questions
 
     read = read_masking_spec(spec)
     source = overridden_model(read.model, model, device, dtype, download)
@@ -407,25 +403,39 @@ def mask_exam(
     print_cost(source, shape, float(passes * chosen.n_positions))
     if plan:
         return
+    _perform_exam(chosen, folder, sizes)
+
+
+def _perform_exam(spec: "MaskingSpec", folder: Path, sizes: dict[str, Any]) -> None:
+    """Run the subjects that the folder does not hold yet, and write and print their table."""
+    from workbench.cli.output import no_other_bars, progress_bars
+    from workbench.comparison.api import open_model
+    from workbench.comparison.store import open_store
+    from workbench.masking.exam import measure_masked_exam
+    from workbench.records import write_whole
+    from workbench.tasks.files import exam_task
+    from workbench.tasks.loaders import load_questions
+
     no_other_bars()
-    loaded = open_model(source)
+    loaded = open_model(spec.model)
     questions = load_questions(
-        chosen.data, subjects=chosen.subjects or None, seed=chosen.seed, allow_download=source.download
+        spec.data, subjects=spec.subjects or None, seed=spec.seed, allow_download=spec.model.download
     )
     tasks = {subject: exam_task(loaded, questions, subject) for subject in dict.fromkeys(q.domain for q in questions)}
-    sizes |= {"ranks": chosen.ranks, "dimensions": chosen.dimensions, "n_random": chosen.n_random, "seed": chosen.seed}
-    open_store(folder, chosen, loaded.fingerprint)
+    sizes |= {"ranks": spec.ranks, "dimensions": spec.dimensions, "n_random": spec.n_random, "seed": spec.seed}
+    open_store(folder, spec, loaded.fingerprint)
     finished = _finished(folder / "subjects")
     with progress_bars() as (stage, _):
 
         def keep(subject: str, rows: "list[MaskedAccuracy]") -> None:
             finished[subject] = rows
             name = "".join(sign if sign.isalnum() else "_" for sign in subject)
+            name = f"{list(tasks).index(subject):03d}-{name}"
             write_whole(folder / "subjects" / f"{name}.json", json.dumps([asdict(row) for row in rows]))
             stage("subjects", len(finished), len(tasks))
 
         rows = measure_masked_exam(loaded, tasks, finished=dict(finished), on_subject=keep, **sizes)
-    _report(rows, folder, chosen.seed)
+    _report(rows, folder, spec.seed)
 
 
 def _finished(folder: Path) -> "dict[str, list[MaskedAccuracy]]":
