@@ -27,12 +27,10 @@ from .effects import SearchResult as SearchResult
 from .effects import StrengthCurve as StrengthCurve
 from .effects import describe as describe
 from .masking import MASK_MODES as MASK_MODES
-from .masking import TOKEN_SETS as TOKEN_SETS
 from .masking import ChoiceItem as ChoiceItem
 from .masking import ChoiceMasking as ChoiceMasking
 from .masking import MaskingResult as MaskingResult
 from .masking import MaskMode as MaskMode
-from .masking import TokenSet as TokenSet
 from .saving import FORMAT_VERSION as FORMAT_VERSION
 from .saving import RecordError as RecordError
 from .saving import load_arrays as load_arrays
@@ -59,10 +57,12 @@ from .statistics import PooledRows as PooledRows
 from .statistics import TokenColumns as TokenColumns
 from .statistics import TopTokens as TopTokens
 from .text import SPLITS as SPLITS
+from .text import TOKEN_SETS as TOKEN_SETS
 from .text import Pair as Pair
 from .text import Prompt as Prompt
 from .text import Site as Site
 from .text import SiteKind as SiteKind
 from .text import Split as Split
+from .text import TokenSet as TokenSet
 from .text import Where as Where
 from .tokens import Tokens as Tokens
