@@ -1,7 +1,6 @@
 """Run folders: made whole or not at all, read back, tabulated and drawn without a model."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -42,11 +41,10 @@ from workbench.records import (
     Dimension,
     DimensionStatistics,
     PooledRows,
-    load_pooled_rows,
-    load_statistics,
+    load_record,
     load_table,
+    read_json,
     to_plain,
-    write_whole,
 )
 
 MANIFEST = "manifest.json"
@@ -120,21 +118,6 @@ def _replace(out: Path, finished: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write plain values or records as JSON; NaN and infinities become null, which every reader understands."""
-    write_whole(path, json.dumps(_without_nan(to_plain(content)), indent=1, allow_nan=False) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return value
-
-
 def read_run(folder: str | Path) -> Run:
     """Read the records of a finished run; raises `RunError` or `RecordError`, naming what is missing."""
     folder = Path(folder)
@@ -144,9 +127,9 @@ def read_run(folder: str | Path) -> Run:
         raise RunError(f"{folder} is not a finished run: it has no {MANIFEST}; make one with: workbench study")
     records = folder / "records"
     return Run(
-        manifest=json.loads((folder / MANIFEST).read_text(encoding="utf-8")),
-        statistics=load_statistics(records / "statistics.safetensors"),
-        rows=load_pooled_rows(records / "rows.npy"),
+        manifest=read_json(folder / MANIFEST),
+        statistics=load_record(records / "statistics.safetensors", DimensionStatistics),
+        rows=load_record(records / "rows.npy", PooledRows),
         dcds=tuple(load_table(records / "dcds.json", Dimension)),
         detectors=tuple(load_table(records / "detectors.json", Detector)),
         comparisons=tuple(load_table(records / "comparisons.json", Comparison)),

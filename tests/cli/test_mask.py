@@ -11,7 +11,7 @@ from workbench.cli.mask import read_dimensions, read_modes, read_plan
 from workbench.dimensions.masking_records import load_criticality
 from workbench.masking.experiment import sample_prompts
 from workbench.masking.measure import mask_dimensions
-from workbench.records import load_masking
+from workbench.records import MaskingResult, load_record
 from workbench.study import Settings, load_passages, open_model
 
 
@@ -37,7 +37,7 @@ def test_chosen_dimensions_are_masked_on_test(
     alone = mask_dimensions(model, sample_prompts(load_passages(settings, model), "test", 3), [5])
     of_law = [domain == "law" for domain in alone.domains]
     assert table.loc[0, "rise"] == pytest.approx(alone.rise[0, of_law].mean(), abs=1e-5)
-    assert load_masking(tmp_path / "m" / "test-zero.safetensors").dimensions == (5, 9, 10)
+    assert load_record(tmp_path / "m" / "test-zero.safetensors", MaskingResult).dimensions == (5, 9, 10)
 
 
 def test_without_dimensions_it_ranks_and_tests_them(

@@ -22,15 +22,7 @@ from workbench.dimensions.loss_increases import (
     specificity,
     top_dimensions,
 )
-from workbench.records import (
-    ChoiceItem,
-    ChoiceMasking,
-    MaskingResult,
-    load_choice_masking,
-    load_masking,
-    save_choice_masking,
-    save_masking,
-)
+from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, load_record, save_record
 
 DIMENSIONS = (2, 5, 7)
 # One row per dimension; columns are two identify and two test prompts of law, then the same of code.
@@ -179,12 +171,12 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     rise = RISE.copy()
     rise[0, 0] = np.nan
     result = masking(rise)
-    save_masking(result, tmp_path / "masking.safetensors")
-    loaded = load_masking(tmp_path / "masking.safetensors")
+    save_record(result, tmp_path / "masking.safetensors")
+    loaded = load_record(tmp_path / "masking.safetensors", MaskingResult)
     np.testing.assert_array_equal(loaded.rise, rise)
     assert {**vars(loaded), "rise": 0, "baseline": 0} == {**vars(result), "rise": 0, "baseline": 0}
-    save_choice_masking(choices(), tmp_path / "choices.safetensors")
-    again = load_choice_masking(tmp_path / "choices.safetensors")
+    save_record(choices(), tmp_path / "choices.safetensors")
+    again = load_record(tmp_path / "choices.safetensors", ChoiceMasking)
     assert again.items == choices().items
     np.testing.assert_array_equal(again.masked, choices().masked)
 

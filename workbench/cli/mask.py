@@ -234,7 +234,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
 
     from workbench.masking.experiment import sample_prompts
     from workbench.masking.measure import mask_dimensions
-    from workbench.records import save_masking
+    from workbench.records import save_record
 
     reference = sample_prompts(work.prompts, "identify", work.plan.n_identify)
     test = sample_prompts(work.prompts, "test", work.plan.n_test)
@@ -259,7 +259,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
     def save(folder: Path) -> None:
         table.to_csv(folder / "drops.csv", index=False)
         for mode, result in results.items():
-            save_masking(result, folder / f"test-{mode}.safetensors")
+            save_record(result, folder / f"test-{mode}.safetensors")
 
     return {_title(work.plan): table}, save
 

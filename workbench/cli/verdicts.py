@@ -58,13 +58,13 @@ def verdict(
     """Judge every massive or domain-critical dimension: sink, detector, both or neither."""
     from workbench.cli import jobs
     from workbench.dimensions.massive import criterion_named
-    from workbench.records import load_masking
+    from workbench.records import MaskingResult, load_record
     from workbench.study import Settings
 
     criterion_named(criterion)
     if out is not None:
         jobs.check_file(out)
-    results = [load_masking(_existing(path)) for path in masking or []]
+    results = [load_record(_existing(path), MaskingResult) for path in masking or []]
     source, names = jobs.source_and_domains(corpus, domains)
     preset = "quick" if quick else "full"
     settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)

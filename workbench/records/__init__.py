@@ -18,6 +18,7 @@ from workbench.records.dimensions import (
     VerdictName,
 )
 from workbench.records.effects import BudgetKind, Comparison, Contrast, Damage, Outcome, StrengthCurve
+from workbench.records.files import RecordError, read_json, replacing, to_plain, write_json, write_whole
 from workbench.records.masking import (
     MASK_MODES,
     TOKEN_SETS,
@@ -27,24 +28,7 @@ from workbench.records.masking import (
     MaskMode,
     TokenSet,
 )
-from workbench.records.saving import (
-    FORMAT_VERSION,
-    RecordError,
-    load_arrays,
-    load_choice_masking,
-    load_masking,
-    load_pooled_rows,
-    load_statistics,
-    load_table,
-    save_arrays,
-    save_choice_masking,
-    save_masking,
-    save_pooled_rows,
-    save_statistics,
-    save_table,
-    to_plain,
-    write_whole,
-)
+from workbench.records.saving import FORMAT_VERSION, load_record, load_table, save_record, save_table
 from workbench.records.stability import BasisScore, ConditionStability, ReadingAgreement, SelectionStability
 from workbench.records.statistics import Activations, DimensionStatistics, PooledRows, TokenColumns, TopTokens
 from workbench.records.text import SPLITS, Pair, Prompt, Site, SiteKind, Split, Tokens
@@ -92,18 +76,13 @@ __all__ = [
     "TopTokens",
     "Verdict",
     "VerdictName",
-    "load_arrays",
-    "load_choice_masking",
-    "load_masking",
-    "load_pooled_rows",
-    "load_statistics",
+    "load_record",
     "load_table",
-    "save_arrays",
-    "save_choice_masking",
-    "save_masking",
-    "save_pooled_rows",
-    "save_statistics",
+    "read_json",
+    "replacing",
+    "save_record",
     "save_table",
     "to_plain",
+    "write_json",
     "write_whole",
 ]

@@ -1,6 +1,5 @@
 """What a run folder holds, read once for all sections of the report, and the small pieces that sections are made of."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,9 +13,9 @@ from workbench.records import (
     Dimension,
     DimensionStatistics,
     PooledRows,
-    load_pooled_rows,
-    load_statistics,
+    load_record,
     load_table,
+    read_json,
 )
 
 MAX_DOMAINS = 12  # panels of a figure; further domains stand in the tables
@@ -52,23 +51,23 @@ def read_material(folder: Path) -> Material:
     statistics, rows = paths.get("statistics.safetensors"), paths.get("rows.npy")
     return Material(
         folder=folder,
-        manifest=read_json(paths.get("manifest.json")),
-        summary=read_json(paths.get("summary.json")),
-        statistics=load_statistics(statistics) if statistics else None,
-        rows=load_pooled_rows(rows) if rows else None,
+        manifest=read_facts(paths.get("manifest.json")),
+        summary=read_facts(paths.get("summary.json")),
+        statistics=load_record(statistics, DimensionStatistics) if statistics else None,
+        rows=load_record(rows, PooledRows) if rows else None,
         dcds=read_table(paths, "dcds.json", Dimension),
         detectors=read_table(paths, "detectors.json", Detector),
         comparisons=(
             read_table(paths, "comparisons.json", Comparison) + read_table(paths, "between_arms.json", Comparison)
         ),
-        classifier=read_json(paths.get("classifier.json")),
+        classifier=read_facts(paths.get("classifier.json")),
         missing=tuple(name for name in ("manifest.json", "summary.json", *expected) if name not in paths),
     )
 
 
-def read_json(path: Path | None) -> Mapping[str, Any]:
+def read_facts(path: Path | None) -> Mapping[str, Any]:
     """The content of a JSON file, empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path else {}
+    return read_json(path) if path else {}
 
 
 def read_table(paths: Mapping[str, Path], name: str, kind: type[Any]) -> tuple[Any, ...]:

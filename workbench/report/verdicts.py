@@ -3,10 +3,8 @@
 Where a run says why it did not measure a part, that reason stands in its place.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from workbench.dimensions.labels import LEVEL, label_curve, label_summary
 from workbench.figures import table_html
@@ -21,7 +19,15 @@ from workbench.figures.verdicts import (
     verdict_caption,
     verdict_figure,
 )
-from workbench.records import ConditionStability, LabelScore, ReadingAgreement, SelectionStability, Verdict, load_table
+from workbench.records import (
+    ConditionStability,
+    LabelScore,
+    ReadingAgreement,
+    SelectionStability,
+    Verdict,
+    load_table,
+    read_json,
+)
 from workbench.report.material import Material, absent, paragraph, plot
 
 
@@ -36,7 +42,7 @@ def verdicts(material: Material) -> str:
     parts = [plot(verdict_figure(found), "verdicts-map", verdict_caption(found))]
     controls = records / "controls.json"
     if controls.is_file():
-        shares: Mapping[str, Any] = json.loads(controls.read_text(encoding="utf-8"))
+        shares = read_json(controls)
         parts.append(_controls({domain: share for domain, share in shares.items() if share is not None}))
     parts.append(f"<details><summary>All {len(found)} verdicts</summary>{_verdict_table(found)}</details>")
     return "".join(parts)

@@ -10,9 +10,9 @@ from workbench.costs import Estimate, estimate_study
 from workbench.dimensions.masking_tables import summarise_criticality
 from workbench.masking.experiment import PLANS, planned_costs
 from workbench.models import HookedModel
-from workbench.records import Prompt
+from workbench.records import Prompt, write_json
 from workbench.report import write_report
-from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
+from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise
 from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
