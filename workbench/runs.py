@@ -41,6 +41,7 @@ from workbench.records import (
     Dimension,
     DimensionStatistics,
     PooledRows,
+    folder_lock,
     load_record,
     load_table,
     read_json,
@@ -85,20 +86,22 @@ def check_output(out: Path) -> None:
 def new_run_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that takes its place when the block ends well and vanishes when it does not.
 
-    An earlier run at `out` stays untouched until then.
+    An earlier run at `out` stays untouched until then. Raises `LockedError` where another process writes `out`.
     """
     check_output(out)
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     try:
-        yield unfinished
-        _replace(out, unfinished)
+        with folder_lock(out):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            try:
+                yield unfinished
+                _replace(out, unfinished)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+ARRAY = "array"  # the key of what stands in for an array
 DIGEST = "content_digest"  # the key of an object under which its digest stands
 
 
@@ -53,7 +54,7 @@ def write_whole(path: str | Path, text: str) -> None:
 def to_plain(value: Any, arrays: dict[str, np.ndarray] | None = None, place: str = "") -> Any:
     """A record, or a nest of records, as plain JSON values.
 
-    Arrays are moved to `arrays`, under the name of their place ("top.value"), and that name stands in for them.
+    Arrays are moved to `arrays`, under the name of their place ("top.value"), and {"array": name} stands in for them.
     """
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
@@ -63,7 +64,7 @@ def to_plain(value: Any, arrays: dict[str, np.ndarray] | None = None, place: str
         return [to_plain(item, arrays, f"{place}.{number}".lstrip(".")) for number, item in enumerate(value)]
     if isinstance(value, np.ndarray) and arrays is not None:
         arrays[place] = value
-        return place
+        return {ARRAY: place}
     return value.item() if isinstance(value, np.generic) else value
 
 
