@@ -70,9 +70,7 @@ def files_by_domain(folder: Path, asked: Collection[str] = ()) -> dict[str, list
         files[domain] = [entry]
         if entry.is_dir():
             below = [path for path in sorted(entry.rglob("*")) if path.is_file()]
-            visible = [
-                path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            ]
+            visible = [path for path in below if "/." not in f"/{path.relative_to(folder).as_posix()}"]
             files[domain] = [path for path in visible if path.stem.lower() not in NO_TEXTS]
             left_out += [path for path in visible if path.stem.lower() in NO_TEXTS]
     names = ", ".join(f"{domain} ({len(paths)} files)" for domain, paths in files.items())
@@ -92,8 +90,8 @@ def read_files(paths: Iterable[Path], domain: str, columns: Columns | None = Non
             documents += [checked_document(entry, place, domain, columns) for entry, place in read_rows(path)]
         elif suffix in MARKED_UP:
             raise CorpusError(
-                f"{path} is {suffix[1:].upper()}, whose markup would be read as text; save it as plain text, or name it "
-                f"{path.stem}{suffix}.txt to have it read as it stands"
+                f"{path} is {suffix[1:].upper()}, whose markup would be read as text; save it as plain text, or "
+                f"name it {path.name}.txt to have it read as it stands"
             )
         else:
             documents.append(Document(read_text(path), domain, None, str(path)))

@@ -112,9 +112,9 @@ def load_hf_dataset(
 
     Nothing is downloaded unless `allow_download` is True, which fetches the whole dataset repository: without it the
     dataset must lie in the Hugging Face cache of this machine. `dataset_split` is the dataset's own split to read;
-    `split_column`, where given, holds identify, tune or test. Class labels become their names. Since a published dataset
-    cannot be edited, rows without text are left out, and so are passages that stand in two domains or splits (a logged
-    warning counts these). Reads the whole split into memory.
+    `split_column`, where given, holds identify, tune or test. Class labels become their names. Since a published
+    dataset cannot be edited, rows without text are left out, and so are passages that stand in two domains or splits (a
+    logged warning counts these). Reads the whole split into memory.
     """
     dataset = hub_dataset(name, configuration, revision, dataset_split, allow_download)
     wanted = [text_column, domain_column, *([split_column] if split_column else [])]

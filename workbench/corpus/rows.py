@@ -1,4 +1,4 @@
-"""Rows of the files and data sets that corpora and tasks are made of, each with its place, so that errors name the line.
+"""Rows of the files and data sets that corpora and tasks are made of, each with its place for messages.
 
 JSON lines, a JSON array of objects, CSV and TSV with a header, Parquet, and data sets of the Hugging Face hub.
 """
@@ -63,7 +63,7 @@ def json_lines(path: Path) -> list[Row]:
 
 
 def text_lines(text: str, origin: str) -> list[Row]:
-    """One JSON object per line. Lines end at line feeds only: JSON text may hold other separators that Python counts."""
+    """One JSON object per line; lines end at line feeds alone, as JSON text may hold other separators."""
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():

@@ -10,13 +10,14 @@ records give equal files.
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from cattrs import Converter
+from cattrs.errors import CattrsError
+from jaxtyping import AbstractArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -110,31 +111,16 @@ def _checked_header(header: dict[str, Any], path: Path, kind: type, *others: str
 
 
 def _converted(path: Path, content: Mapping[str, Any], kind: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    converter = Converter(detailed_validation=False)
+    converter.register_structure_hook_func(_is_array, lambda value, _: arrays[value[ARRAY]])
     try:
-        return _adapter(kind).validate_python((_with_arrays(content["content"], arrays),))[0]
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"][1:]))
-        raise RecordError(f"{path} does not fit this version ({place}: {first['msg']}); write it again") from error
-    except KeyError as error:
-        raise RecordError(f"{path} lacks {error}; write it again") from error
+        return converter.structure(content["content"], kind)
+    except (ValueError, TypeError, KeyError, CattrsError) as error:
+        raise RecordError(f"{path} does not fit this version ({' '.join(str(error).split())})") from error
 
 
-@cache
-def _adapter(kind: Any) -> Any:
-    """In a tuple, because an adapter of a dataclass itself takes no settings."""
-    return TypeAdapter(tuple[kind], config=ConfigDict(arbitrary_types_allowed=True))  # pyright: ignore[reportInvalidTypeForm]
-
-
-def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Plain values with the arrays where their names stand, and with tuples for lists."""
-    if isinstance(value, list):
-        return tuple(_with_arrays(item, arrays) for item in value)
-    if isinstance(value, dict):
-        if set(value) == {ARRAY}:
-            return arrays[value[ARRAY]]
-        return {key: _with_arrays(item, arrays) for key, item in value.items()}
-    return value
+def _is_array(kind: Any) -> bool:
+    return isinstance(kind, type) and (issubclass(kind, AbstractArray) or kind is np.ndarray)
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
