@@ -173,8 +173,8 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     result = masking(rise)
     save_record(result, tmp_path / "masking.safetensors")
     loaded = load_record(tmp_path / "masking.safetensors", MaskingResult)
-    np.testing.assert_array_equal(loaded.rise, rise)
-    assert {**vars(loaded), "rise": 0, "baseline": 0} == {**vars(result), "rise": 0, "baseline": 0}
+    np.testing.assert_array_equal(loaded.loss_increase, rise)
+    assert {**vars(loaded), "loss_increase": 0, "baseline": 0} == {**vars(result), "loss_increase": 0, "baseline": 0}
     save_record(choices(), tmp_path / "choices.safetensors")
     again = load_record(tmp_path / "choices.safetensors", ChoiceMasking)
     assert again.items == choices().items
