@@ -89,7 +89,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
         load_questions(write(tmp_path / "bad.jsonl", "{\n"))
     with pytest.raises(ValueError, match="cannot read"):
         load_items(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="is not in the Hugging Face cache"):
+    with pytest.raises(ValueError, match="in the Hugging Face cache"):
         load_questions("hf:nobody/nothing")
 
 

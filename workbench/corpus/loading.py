@@ -32,7 +32,7 @@ Texts = Mapping[str, Sequence[str]]
 
 
 def load_corpus(
-    source: str | Path | Texts | pd.DataFrame = "builtin",
+    source: str | Path | Texts | pd.DataFrame | Sequence[str] = "builtin",
     *,
     text_column: str = "text",
     domain_column: str = "domain",
@@ -71,7 +71,7 @@ def load_corpus(
     return to_prompts(documents, **options)
 
 
-def _rows_of(source: str | Path | Texts | pd.DataFrame, columns: Columns) -> tuple[list[Row], str]:
+def _rows_of(source: str | Path | Texts | pd.DataFrame | Sequence[str], columns: Columns) -> tuple[list[Row], str]:
     """The rows of a table, a frame or lists of texts, and what messages call the source."""
     if isinstance(source, pd.DataFrame):
         rows = [(entry, f"row {index} of the frame") for index, entry in enumerate(source.to_dict("records"))]

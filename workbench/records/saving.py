@@ -57,7 +57,7 @@ def save_record(record: Any, path: str | Path) -> None:
         write_json(path.with_suffix(".json"), {**content, "arrays": {name: _file_digest(path)}}, keep_nan=True)
     else:
         content["arrays"] = _array_digests(arrays)
-        metadata = {"record": json.dumps({**content, DIGEST: digest_of(content)}, sort_keys=True)}
+        metadata = {"record": json.dumps({**content, DIGEST: digest_of(content)})}
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with replacing(path) as temporary:
             try:
