@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contests import contest, neutral, question_task
+from tests.compared import compared, neutral, question_task
 from tests.tiny import tiny_model
 from workbench.activations import capture
 from workbench.comparison.arm_kinds import ARM_KINDS, counts_of, settings_of, unmet
-from workbench.comparison.bands import MAX_EVALUATIONS, Band, usable_band
-from workbench.comparison.fitting import Ground, fit_arm
-from workbench.comparison.strengths import edit_size
+from workbench.comparison.budgets import MAX_BAND_EVALUATIONS, Band, edit_sizes, usable_band
+from workbench.comparison.fitting import FitContext, fit_arm
 from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Scope, StyleHeads
 from workbench.models import HookedModel
 from workbench.records import Site
@@ -41,7 +40,7 @@ def test_the_band_reaches_from_the_first_shown_effect_to_the_limit() -> None:
     band, calls = searched(0.1)
     assert band.high == pytest.approx(0.5**0.5, rel=0.06)  # KL within 10 % of the limit
     assert 0.1 <= band.low <= 0.1 * 1.2
-    assert band.n_evaluations == sum(calls) <= MAX_EVALUATIONS
+    assert band.n_evaluations == sum(calls) <= MAX_BAND_EVALUATIONS
     for point in band.points:
         assert point.kl == pytest.approx(point.strength**2, rel=1e-6)
 
@@ -55,7 +54,7 @@ def test_no_band_is_an_answer() -> None:
     band, calls = searched(2.0)
     assert np.isnan([band.low, band.high]).all()
     assert "no tried strength" in band.note
-    assert sum(calls) <= MAX_EVALUATIONS
+    assert sum(calls) <= MAX_BAND_EVALUATIONS
 
 
 def test_an_unwanted_effect_is_no_band() -> None:
@@ -72,16 +71,16 @@ def model() -> HookedModel:
 
 
 @pytest.fixture(scope="module")
-def ground(model: HookedModel) -> Ground:
+def ground(model: HookedModel) -> FitContext:
     data = question_task().fitting(model)
-    return Ground(model, data, (0, 2), 4, 0, "last", Scope("all_but_first"), 12)
+    return FitContext(model, data, (0, 2), 4, 0, "last", Scope("all_but_first"), 12)
 
 
 def test_size_of_an_added_direction_by_hand(model: HookedModel) -> None:
     tokens = passage_tokens(model, [prompt.text for prompt in neutral()], n_tokens=8)
     direction = torch.zeros(model.d_model)
     direction[3] = 2.0
-    size = edit_size(model, ContrastiveAddition(direction, 1), tokens)
+    size = edit_sizes(model, [ContrastiveAddition(direction, 1)], tokens)[0]
     residual = capture(model, tokens, [Site("resid_post", 1)])[0][tokens.positions >= 1]
     assert size.in_norms == pytest.approx(2.0 / float(residual.norm(dim=-1).median()), rel=1e-5)
     assert size.in_sds == pytest.approx(2.0 / float(residual[:, 3].std()), rel=1e-5)
@@ -91,8 +90,8 @@ def test_size_of_an_added_direction_by_hand(model: HookedModel) -> None:
 def test_size_grows_with_the_edit_and_heads_count_as_what_they_write(model: HookedModel) -> None:
     tokens = passage_tokens(model, [prompt.text for prompt in neutral()], n_tokens=8)
     vectors = torch.ones(1, model.d_head)
-    once = edit_size(model, StyleHeads(vectors, 1, (2,), model.n_heads), tokens)
-    thrice = edit_size(model, StyleHeads(3 * vectors, 1, (2,), model.n_heads), tokens)
+    once = edit_sizes(model, [StyleHeads(vectors, 1, (2,), model.n_heads)], tokens)[0]
+    thrice = edit_sizes(model, [StyleHeads(3 * vectors, 1, (2,), model.n_heads)], tokens)[0]
     assert thrice.in_norms == pytest.approx(3 * once.in_norms, rel=1e-5)
     z = torch.zeros(model.n_heads * model.d_head)
     z[2 * model.d_head : 3 * model.d_head] = 1.0
@@ -102,13 +101,13 @@ def test_size_grows_with_the_edit_and_heads_count_as_what_they_write(model: Hook
     assert once.n_coordinates == model.d_head
 
 
-def at_layer(ground: Ground, name: str, *, k: int = 4, draw: int = 0) -> CriticalDimensionSteering:
+def at_layer(ground: FitContext, name: str, *, k: int = 4, draw: int = 0) -> CriticalDimensionSteering:
     steering = fit_arm(name, ground, k=k, draw=draw)[1].steering
     assert isinstance(steering, CriticalDimensionSteering)
     return steering
 
 
-def test_controls_share_the_direction_and_differ_in_the_dimensions(ground: Ground, model: HookedModel) -> None:
+def test_controls_share_the_direction_and_differ_in_the_dimensions(ground: FitContext, model: HookedModel) -> None:
     cds, complement, top = (at_layer(ground, name) for name in ("cds", "complement", "top-k"))
     whole = fit_arm("whole-dimension", ground, k=4, draw=0)[1].steering
     assert isinstance(whole, ContrastiveAddition)
@@ -120,13 +119,13 @@ def test_controls_share_the_direction_and_differ_in_the_dimensions(ground: Groun
     assert bool((whole.direction[others].abs() <= least).all())
 
 
-def test_draws_differ_and_come_again(ground: Ground) -> None:
+def test_draws_differ_and_come_again(ground: FitContext) -> None:
     drawn = [at_layer(ground, "random-k", draw=draw).dimensions for draw in range(5)]
     assert len(set(drawn)) == 5
     assert drawn[2] == at_layer(ground, "random-k", draw=2).dimensions
 
 
-def test_noise_has_the_norm_of_the_direction_but_not_its_way(ground: Ground) -> None:
+def test_noise_has_the_norm_of_the_direction_but_not_its_way(ground: FitContext) -> None:
     for layer, variant in zip(ground.layers, fit_arm("noise", ground, k=4, draw=0), strict=True):
         assert isinstance(variant.steering, ContrastiveAddition)
         noise, direction = variant.steering.direction, ground.directions[layer]
@@ -134,7 +133,7 @@ def test_noise_has_the_norm_of_the_direction_but_not_its_way(ground: Ground) -> 
         assert float(torch.cosine_similarity(noise, direction, dim=0)) < 0.9
 
 
-def test_shuffled_labels_keep_their_number(ground: Ground) -> None:
+def test_shuffled_labels_keep_their_number(ground: FitContext) -> None:
     """With as many positive as negative texts, the two halves of any deal average to the mean of all."""
     variant = fit_arm("shuffled", ground, k=4, draw=0)[0]
     assert isinstance(variant.steering, ContrastiveAddition)
@@ -156,7 +155,7 @@ def test_numbers_of_units_are_possible() -> None:
     assert all(1 <= count <= 48 for n in (1, 2, 3, 5) for count in counts_of("iti", n, 16, 48))
 
 
-def test_reasons_why_an_arm_cannot_run(ground: Ground) -> None:
+def test_reasons_why_an_arm_cannot_run(ground: FitContext) -> None:
     nothing = FittingData((), ())
     data = ground.data
     assert "0 contrasting texts" in unmet(ARM_KINDS["cds"], nothing, has_words=True, lengths=[5])
@@ -165,4 +164,4 @@ def test_reasons_why_an_arm_cannot_run(ground: Ground) -> None:
     assert "5 to 6 tokens" in unmet(ARM_KINDS["steer-vec"], data, has_words=True, lengths=[5, 6])
     assert unmet(ARM_KINDS["steer-vec"], data, has_words=True, lengths=[5, 5]) == ""
     assert "no exchanges" in unmet(ARM_KINDS["style-heads"], data, has_words=True, lengths=[5])
-    assert contest().task.name == "words"
+    assert compared().task.name == "words"

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from workbench import study
 from workbench.activations import capture, collect
 from workbench.costs import Estimate
-from workbench.dimensions.masking_records import load_criticality
 from workbench.masking.measure import mask_dimensions
+from workbench.masking.tables import load_criticality
 from workbench.records import Prompt
 from workbench.runs import read_run
 from workbench.study import Settings, certainty, load_passages, open_model, perform, run_study, stages, survey
@@ -43,7 +43,7 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
     run = read_run(finished)
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["domains"] == list(run.statistics.domains) == ["law", "science"]
-    assert len(summary["steering"]) == len(run.comparisons) > 0
+    assert len(summary["steering"]) == sum(one.against == "unsteered" for one in run.contrasts) > 0
     assert isinstance(summary["seconds"], float)
     assert summary["masking"]["path"] == "screened"
     assert summary["verdicts"]["judged"] >= 4

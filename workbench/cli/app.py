@@ -12,10 +12,9 @@ from workbench import __version__
 from workbench.cli.compare import compare
 from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
-from workbench.cli.mask import mask
-from workbench.cli.masked_exam import mask_exam
+from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers
-from workbench.cli.paper import paper
+from workbench.cli.paper import figures, paper
 from workbench.cli.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def study(
     finished = read_run(out)
     output.print_overview(finished.dcds)
     output.print_detectors(finished.detectors)
-    output.print_comparisons(finished.comparisons)
+    output.print_effects(finished.contrasts)
     typer.echo(f"tables: {out / 'tables'}\nreport: {out / 'report.html'}")
 
 
@@ -264,16 +263,6 @@ def steer(
 
 
 @app.command()
-def figures(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
-    """Redraw the figures and the report of a run from its records, without a model."""
-    from workbench.report import write_report
-    from workbench.runs import draw_figures
-
-    for path in (*draw_figures(run_folder), write_report(run_folder)):
-        typer.echo(str(path))
-
-
-@app.command()
 def doctor(
     architectures: Annotated[bool, typer.Option("--architectures", help="List the supported architectures.")] = False,
 ) -> None:
@@ -294,6 +283,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(figures)
 app.command()(paper)
 app.command()(compare)
 app.command("lm-eval")(lm_eval)

@@ -1,6 +1,5 @@
 """What the command line prints: progress and estimates on stderr, tables on stdout."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from rich.text import Text
 from transformers.utils import logging
 
 from workbench.costs import Estimate
-from workbench.figures.effects import arm_name, is_lower_better, shows_difference
+from workbench.figures.comparison import UNSTEERED, budget_name, is_measured
 from workbench.interventions import LayerMap
-from workbench.records import Comparison, Detector, Dimension, Selection
+from workbench.records import Contrast, Detector, Dimension, Selection
 from workbench.token_classes import visible
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
@@ -125,22 +124,21 @@ def _counted(tokens: Sequence[str]) -> str:
     return "  ".join(f"{token}×{n}" if n > 1 else token for token, n in list(counts.items())[:N_TOKENS])
 
 
-def print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """For every arm and level of KL: in how many domains it is better, worse, or shows no difference to unsteered."""
-    groups: dict[tuple[str, str, float], list[Comparison]] = {}
-    for item in comparisons:
-        groups.setdefault((item.metric, arm_name(item), item.budget), []).append(item)
+def print_effects(contrasts: Sequence[Contrast]) -> None:
+    """For every arm and budget: on how many tasks it is better, worse, or shows no difference to unsteered."""
+    groups: dict[tuple[str, str, str], list[Contrast]] = {}
+    for one in contrasts:
+        if one.against == UNSTEERED and one.is_primary:
+            budget = "" if one.budget == "none" else budget_name(one.budget, one.level)
+            groups.setdefault((one.metric, one.arm, budget), []).append(one)
     rows = []
-    for (metric, arm, budget), items in groups.items():
-        measured = [item for item in items if not math.isnan(item.effect)]
-        sign = -1 if is_lower_better(metric) else 1
-        better = sum(shows_difference(item) and sign * item.effect > 0 for item in measured)
-        worse = sum(shows_difference(item) and sign * item.effect < 0 for item in measured)
-        mean = f"{sum(item.effect for item in measured) / len(measured):+.3f}" if measured else ""
-        counts = (better, len(measured) - better - worse, worse, len(items) - len(measured))
-        rows.append((metric, arm, f"{budget:g}", mean, *map(str, counts)))
-    columns = ("metric", "method", "KL", "mean effect", "better", "no difference shown", "worse", "not measured")
-    _print_table("Steered against unsteered on held-out text: number of domains", columns, rows)
+    for head, own in groups.items():
+        effects = [one.effect for one in own if is_measured(one)]
+        mean = f"{sum(effects) / len(effects):+.3f}" if effects else ""
+        words = ("better", "no difference shown", "worse", "not measured")
+        rows.append((*head, mean, *(str(sum(one.verdict == word for one in own)) for word in words)))
+    columns = ("metric", "method", "budget", "mean effect", "better", "not detected", "worse", "not measured")
+    _print_table("Steered against unsteered on held-out text: number of tasks", columns, rows)
 
 
 def layer_frame(found: LayerMap) -> pd.DataFrame:

@@ -34,7 +34,7 @@ from workbench.interventions import (
     probe_heads,
 )
 from workbench.models import HookedModel
-from workbench.records import Pair, PooledRows, Prompt, Selection
+from workbench.records import NotApplicable, Pair, PooledRows, Prompt, Selection
 from workbench.tasks.base import FittingData, same_length
 
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class FitContext:
     """What all arms of a task are fitted on: the model, the data, the layers searched, the number of units, a seed.
 
     At most `n_fit` texts of each side are fitted on; dials learn from `n_dial` prompts in `dial_steps` steps.
@@ -67,7 +67,7 @@ class Ground:
     n_fit: int
     n_dial: int = 32
     dial_steps: int = 60
-    fits: dict[tuple[str, int, int], list[Variant]] = field(default_factory=dict)
+    fits: dict[tuple[str, int, int], dict[str, Steering]] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> PooledRows:
@@ -111,14 +111,17 @@ class Ground:
         found = find_dcds(self.rows, k=k, selection=selection)
         chosen = tuple(dcd.dimension for dcd in found if dcd.domain == WANTED)
         if not chosen:
-            raise ValueError("no dimension is active in 30 % more of the wanted texts than of the others")
+            raise NotApplicable("no dimension is active in 30 % more of the wanted texts than of the others")
         return chosen
 
-    def fitted(self, arm: str, k: int, draw: int) -> list[Variant]:
-        """All settings of an arm, fitted once; raises `ValueError` with the reason where the data do not allow it."""
+    def fitted(self, arm: str, k: int, draw: int) -> dict[str, Steering]:
+        """All settings of an arm, fitted once; raises `NotApplicable` where the data do not allow it."""
         if (arm, k, draw) not in self.fits:
-            self.fits[arm, k, draw] = fit_arm(arm, self, k=k, draw=draw)
+            self.fits[arm, k, draw] = {one.setting: one.steering for one in fit_arm(arm, self, k=k, draw=draw)}
         return self.fits[arm, k, draw]
+
+    def scope_of(self, arm: str) -> Scope:
+        return _scope(arm, self)
 
     def draw(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, 7])
@@ -131,7 +134,7 @@ class Ground:
         return [items[index] for index in sorted(kept)]
 
 
-def fit_arm(name: str, ground: Ground, *, k: int, draw: int) -> list[Variant]:
+def fit_arm(name: str, ground: FitContext, *, k: int, draw: int) -> list[Variant]:
     """All settings of one arm, fitted; raises `ValueError` with the reason where the data do not allow it."""
     kind = ARM_KINDS[name]
     if kind.search == "count":
@@ -140,7 +143,7 @@ def fit_arm(name: str, ground: Ground, *, k: int, draw: int) -> list[Variant]:
     return [Variant(f"layer {layer}", fitted(layer), _scope(name, ground)) for layer in ground.layers]
 
 
-def _scope(name: str, ground: Ground) -> Scope:
+def _scope(name: str, ground: FitContext) -> Scope:
     """Everybody edits the same tokens, but ActAdd, whose vectors stand at absolute positions of the prompt."""
     return ActAdd.published_scope if name == "actadd" else ground.scope
 
@@ -148,36 +151,36 @@ def _scope(name: str, ground: Ground) -> Scope:
 AtLayer = Callable[[int], Steering]
 
 
-def _restricted(ground: Ground, dimensions: tuple[int, ...]) -> AtLayer:
+def _restricted(ground: FitContext, dimensions: tuple[int, ...]) -> AtLayer:
     return lambda layer: on_dimensions(ground.directions, layer, dimensions)
 
 
-def _cds(ground: Ground, k: int, draw: int) -> AtLayer:
+def _cds(ground: FitContext, k: int, draw: int) -> AtLayer:
     return _restricted(ground, ground.dimensions(k))
 
 
-def _cds_discrimination(ground: Ground, k: int, draw: int) -> AtLayer:
+def _cds_discrimination(ground: FitContext, k: int, draw: int) -> AtLayer:
     return _restricted(ground, ground.dimensions(k, "discrimination"))
 
 
-def _whole(ground: Ground, k: int, draw: int) -> AtLayer:
+def _whole(ground: FitContext, k: int, draw: int) -> AtLayer:
     return lambda layer: ContrastiveAddition(ground.directions[layer], layer)
 
 
-def _random(ground: Ground, k: int, draw: int) -> AtLayer:
+def _random(ground: FitContext, k: int, draw: int) -> AtLayer:
     return _restricted(ground, random_dimensions(ground.draw(draw), ground.model.d_model, k))
 
 
-def _complement(ground: Ground, k: int, draw: int) -> AtLayer:
+def _complement(ground: FitContext, k: int, draw: int) -> AtLayer:
     left_out = set(ground.dimensions(k))
     return _restricted(ground, tuple(d for d in range(ground.model.d_model) if d not in left_out))
 
 
-def _top(ground: Ground, k: int, draw: int) -> AtLayer:
+def _top(ground: FitContext, k: int, draw: int) -> AtLayer:
     return lambda layer: on_dimensions(ground.directions, layer, largest_dimensions(ground.directions[layer], k))
 
 
-def _noise(ground: Ground, k: int, draw: int) -> AtLayer:
+def _noise(ground: FitContext, k: int, draw: int) -> AtLayer:
     """A random direction with the norm of the fitted one, a new one at every layer."""
 
     def at(layer: int) -> Steering:
@@ -189,26 +192,26 @@ def _noise(ground: Ground, k: int, draw: int) -> AtLayer:
     return at
 
 
-def _shuffled(ground: Ground, k: int, draw: int) -> AtLayer:
+def _shuffled(ground: FitContext, k: int, draw: int) -> AtLayer:
     """The direction that the same texts give when wanted and other labels are dealt out at random."""
     difference = ground.difference(ground.draw(draw).permutation(ground.is_wanted))
     return lambda layer: ContrastiveAddition(difference[layer], layer)
 
 
-def _austeer(ground: Ground, k: int, draw: int) -> AtLayer:
+def _austeer(ground: FitContext, k: int, draw: int) -> AtLayer:
     return lambda layer: AUSteer.fit(ground.model, ground.pairs, k=min(k, ground.model.d_model), layers=[layer])
 
 
-def _actadd(ground: Ground, k: int, draw: int) -> AtLayer:
+def _actadd(ground: FitContext, k: int, draw: int) -> AtLayer:
     return lambda layer: ActAdd.fit(ground.model, ground.pairs, layer=layer)
 
 
-def _ablation(ground: Ground, k: int, draw: int) -> AtLayer:
+def _ablation(ground: FitContext, k: int, draw: int) -> AtLayer:
     """Takes out what the unwanted texts have more of; at strength 1 nothing of it is left."""
     return lambda layer: DirectionalAblation(ground.directions[layer], ground.model.n_layers)
 
 
-def _style_heads(ground: Ground, k: int, draw: int) -> AtLayer:
+def _style_heads(ground: FitContext, k: int, draw: int) -> AtLayer:
     model, data = ground.model, ground.data
     some = slice(0, ground.n_fit)
     activations = persona_activations(model, data.positive_exchanges[some], data.negative_exchanges[some])
@@ -217,33 +220,33 @@ def _style_heads(ground: Ground, k: int, draw: int) -> AtLayer:
     return lambda layer: StyleHeads.fit(model, activations, layer=layer, heads=scores.top(layer, n_heads))
 
 
-def _activation_scaling(ground: Ground, k: int, draw: int) -> AtLayer:
+def _activation_scaling(ground: FitContext, k: int, draw: int) -> AtLayer:
     items = same_length(ground.model, ground.dial_items)
     return lambda layer: ActivationScaling.fit(ground.model, items, layers=[layer], objective=ground.objective)[0]
 
 
-def _steer_vec(ground: Ground, k: int, draw: int) -> AtLayer:
+def _steer_vec(ground: FitContext, k: int, draw: int) -> AtLayer:
     items = same_length(ground.model, ground.dial_items)
     return lambda layer: SteerVec.fit(ground.model, items, layers=[layer], objective=ground.objective)[0]
 
 
-def _dyn_scalar(ground: Ground, k: int, draw: int) -> AtLayer:
+def _dyn_scalar(ground: FitContext, k: int, draw: int) -> AtLayer:
     return lambda layer: DynScalar.fit(ground.model, ground.dial_items, layers=[layer], objective=ground.objective)[0]
 
 
-def _iti(ground: Ground, k: int) -> list[Variant]:
+def _iti(ground: FitContext, k: int) -> list[Variant]:
     counts = counts_of("iti", len(ground.layers), k, ground.model.n_layers * ground.model.n_heads)
     probes = probe_heads(ground.model, ground.pairs, seed=ground.seed)
     return [Variant(f"k {count}", ITI.from_probes(probes, count), ground.scope) for count in counts]
 
 
-def _sadi(ground: Ground, k: int) -> list[Variant]:
+def _sadi(ground: FitContext, k: int) -> list[Variant]:
     counts = counts_of("sadi", len(ground.layers), k, ground.model.n_layers * ground.model.n_heads)
     fitted = [SADI.fit(ground.model, ground.pairs, kind="mlp_raw", k=count) for count in counts]
     return [Variant(f"k {count}", one, ground.scope) for count, one in zip(counts, fitted, strict=True)]
 
 
-_FITS_BY_LAYER: dict[str, Callable[[Ground, int, int], AtLayer]] = {
+_FITS_BY_LAYER: dict[str, Callable[[FitContext, int, int], AtLayer]] = {
     "cds": _cds,
     "cds-discrimination": _cds_discrimination,
     "whole-dimension": _whole,
@@ -260,4 +263,4 @@ _FITS_BY_LAYER: dict[str, Callable[[Ground, int, int], AtLayer]] = {
     "noise": _noise,
     "shuffled": _shuffled,
 }
-_FITS_BY_COUNT: dict[str, Callable[[Ground, int], list[Variant]]] = {"iti": _iti, "sadi": _sadi}
+_FITS_BY_COUNT: dict[str, Callable[[FitContext, int], list[Variant]]] = {"iti": _iti, "sadi": _sadi}

@@ -128,7 +128,10 @@ class SizeSpec:
 
 @checked(SpecError)
 class Spec:
-    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen."""
+    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen.
+
+    `controls` are run beside the methods, all of them by default; the unsteered model always is.
+    """
 
     name: Name
     methods: Annotated[tuple[Name, ...], Field(min_length=1), Distinct]
@@ -139,6 +142,7 @@ class Spec:
     seeds: Annotated[tuple[Index, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
     scope: Where = "all_but_first"
+    controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:
         twice = [task.kind for task in self.tasks if self.tasks.count(task) > 1]

@@ -1,56 +1,168 @@
-"""Tables and the summary of a criticality experiment, made from its records without a model.
+"""What a criticality experiment found: its plan and records, saved and read back, and tables of them, without a model.
 
-drops       what masking the rank-1, 10, 100 dimension and random ones costs on *test*, per domain and mode
-masked      every dimension measured on *test*, with its drop on *identify* and its specificity
-exam        the fall of accuracy and log-odds on exam items
-answers     how often each answer is predicted, unmasked and masked
-agreement   overlap@k and Spearman's correlation of magnitude with the ranking by masking, beside chance
-tokens      the same with losses counted, and dimensions masked, without the first token or tokens of high norm
-jaccard     how much the top dimensions of two domains share, by masking and by magnitude
-recall      where a mode was masked exhaustively: how much of its top k the screened path finds with m candidates
+loss_increases  what masking the rank-1, 10, 100 dimension and random ones costs on *test*, per domain and mode
+masked          every dimension measured on *test*, with its loss increase on *identify* and its specificity
+exam            the fall of accuracy and log-odds on exam items
+answers         how often each answer is predicted, unmasked and masked
+agreement       overlap@k and Spearman's correlation of magnitude with the ranking by masking, beside chance
+tokens          the same excluding the first token or tokens of high norm from losses, or from masks too
+jaccard         how much the top dimensions of two domains share, by masking and by magnitude
+recall          where a mode was masked exhaustively: how much of its top k the screened path finds with m candidates
+
+The experiment itself runs a model (`workbench.masking.experiment`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from workbench.dimensions.loss_increases import (
+from workbench.dimensions.masking import (
     answer_histogram,
     choice_frame,
-    domain_rise,
-    drop_frame,
-    jaccard_matrix,
+    domain_loss_increase,
+    jaccard,
     masked_domains,
     mean_interval,
+    measured_order,
     overlap_at_k,
     rank_dimensions,
     spearman,
+    specificity,
     top_dimensions,
 )
-from workbench.dimensions.masking_records import (
-    FIRST_TOKEN,
-    Criticality,
-    candidates_of,
-    largest_of,
-    rank_scores,
-    ranking,
-)
-from workbench.records import ChoiceMasking, MaskingResult, MaskMode
+from workbench.records import MASK_MODES, ChoiceMasking, MaskingResult, MaskMode, TokenSet, load_record, save_record
+from workbench.schema import Count, Distinct, Index, Several, checked
 
+FIRST_TOKEN = "first token alone"
+TOKEN_SUBSETS = ("after the first token", "all tokens", "without high-norm tokens", FIRST_TOKEN)
 MEAN = "mean"  # of the domains
 RANDOM = 0  # rank of the controls
 ALL_TOKENS = "masking at all tokens"
 OVERLAP_KS = (1, 2, 4, 8, 10, 16, 32, 64, 128, 256, 512)
+Order = Mapping[str, Sequence[int]]  # the dimensions of every domain, the one needed most first
+
+
+@checked()
+class CriticalityPlan:
+    """How much a criticality experiment does.
+
+    Dimensions are ranked in each of `ranked` modes on `n_identify` passages per domain (None: all): by masking every
+    dimension where the mode is in `exhaustive`, otherwise on the screened path, where gradients rank all dimensions and
+    `m` candidates of every domain are masked exactly: the `n_largest` by magnitude and at the first token, and those
+    of the largest estimate.
+    Loss increases of the dimensions at `ranks`, of `n_random` random ones and of those named besides are measured in
+    all `modes` on `n_test` passages per domain of *test*, and on `n_items` exam items per domain (0: no exam). On
+    `n_excluding_sinks` passages per domain of *identify* (0: not at all) dimensions are ranked again, on the screened
+    path and masked to zero, without the first token and without tokens of high norm: their losses excluded, or the mask
+    too. All else is masked at the tokens `masked_at`, and losses are of what is predicted at `counted_at`.
+    """
+
+    name: str
+    modes: tuple[MaskMode, ...] = MASK_MODES
+    ranked: tuple[MaskMode, ...] = MASK_MODES
+    exhaustive: tuple[MaskMode, ...] = ()
+    n_identify: Several | None = None
+    n_test: Several | None = None
+    n_items: Index | None = None
+    ranks: Annotated[tuple[Count, ...], Distinct] = (1, 10, 100)
+    k: Count = 10
+    m: Count = 32
+    n_largest: Index = 4
+    n_random: Index = 4
+    n_groups: Count = 4
+    n_points: Count = 2
+    n_excluding_sinks: Index = 0
+    masked_at: TokenSet = "all tokens"
+    counted_at: TokenSet = "all tokens"
+
+    def __post_init__(self) -> None:
+        if "zero" not in self.ranked or not set(self.exhaustive) <= set(self.ranked) <= set(self.modes):
+            raise ValueError("ranked must hold zero and be among modes, and exhaustive be among ranked")
+        if self.m < self.k:
+            raise ValueError(
+                f"m is {self.m}, fewer than k = {self.k}: {self.m} candidates cannot hold the top {self.k}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Criticality:
+    """The results of one criticality experiment; loss increases in nats per token, magnitudes in activation units.
+
+    `estimates` and `identify` rank the dimensions per mode; `test` and `exam` hold what masking costs on held-out
+    passages and items. `random` are the dimensions drawn as controls. `magnitudes` are mean magnitudes per domain and
+    dimension over some of the tokens (`TOKEN_SUBSETS`), in the order of `domains`. `cost` counts forward passes of one
+    passage or of one choice (a backward pass as two). `excluding_sinks` holds estimate and masking for every choice of
+    tokens that are counted and masked (`masked_at`, `counted_at` of each).
+    """
+
+    plan: CriticalityPlan
+    d_model: int
+    domains: tuple[str, ...]
+    random: tuple[int, ...]
+    cost: float
+    magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]]
+    estimates: Mapping[MaskMode, MaskingResult]
+    identify: Mapping[MaskMode, MaskingResult]
+    test: Mapping[MaskMode, MaskingResult]
+    exam: Mapping[MaskMode, ChoiceMasking]
+    excluding_sinks: tuple[tuple[MaskingResult, MaskingResult], ...] = ()
+
+
+def ranking(measured: MaskingResult, estimate: MaskingResult | None = None) -> dict[str, tuple[int, ...]]:
+    """The dimensions of every domain, the one needed most on *identify* first: measured ones before estimated ones."""
+    estimated = {} if estimate is None else measured_order(estimate)
+    orders = measured_order(measured).items()
+    return {domain: tuple(dict.fromkeys((*order, *estimated.get(domain, ())))) for domain, order in orders}
+
+
+def rank_scores(order: Sequence[int], d_model: int) -> Float64[np.ndarray, "d_model"]:
+    """A ranking as scores that have it: the later a dimension stands the lower, NaN where it is not ranked."""
+    scores = np.full(d_model, np.nan)
+    scores[list(order)] = -np.arange(len(order), dtype=np.float64)
+    return scores
+
+
+def largest_of(magnitudes: Mapping[str, Float64[np.ndarray, "domain d_model"]], n: int) -> tuple[int, ...]:
+    """The n largest dimensions after the first token and the n largest at it, which gradients may not see; sorted."""
+    means = [magnitudes[name].mean(axis=0) for name in (TOKEN_SUBSETS[0], FIRST_TOKEN)]
+    return tuple(sorted({index for mean in means for index in rank_dimensions(mean)[:n].tolist()}))
+
+
+def candidates_of(estimate: MaskingResult, m: int, largest: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
+    """The m dimensions of every domain that the screened path masks: `largest`, then the first of the estimate."""
+    if not 1 <= m <= len(estimate.dimensions):
+        raise ValueError(f"m is {m}, but {len(estimate.dimensions)} dimensions were estimated; choose fewer candidates")
+    first = top_dimensions(estimate, m)
+    return {domain: tuple(dict.fromkeys((*largest, *own)))[:m] for domain, own in first.items()}
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+RECORD_FILE = "criticality.safetensors"
+
+
+def save_criticality(result: Criticality, folder: str | Path) -> None:
+    """Write an experiment into a folder of its own."""
+    save_record(result, Path(folder) / RECORD_FILE)
+
+
+def load_criticality(folder: str | Path) -> Criticality:
+    """Read what `save_criticality` wrote."""
+    return load_record(Path(folder) / RECORD_FILE, Criticality)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def criticality_tables(result: Criticality) -> dict[str, pd.DataFrame]:
     """All tables of an experiment by name; those with nothing to show are left out."""
     tables = {
-        "drops": drop_table(result),
+        "loss_increases": loss_increase_table(result),
         "masked": masked_table(result),
         "exam": exam_table(result),
         "answers": answer_table(result),
@@ -67,77 +179,66 @@ def orders(result: Criticality) -> dict[MaskMode, dict[str, tuple[int, ...]]]:
     return {mode: ranking(measured, result.estimates[mode]) for mode, measured in result.identify.items()}
 
 
-def drop_table(result: Criticality) -> pd.DataFrame:
-    """Drop in nats per token on *test*, with a 95 % Student interval over passages.
+def loss_increase_table(result: Criticality) -> pd.DataFrame:
+    """Loss increase in nats per token on *test*, with a 95 % Student interval over passages.
 
     One row per mode masked in, mode ranked in, domain and rank; rank 0 is the mean over random dimensions. `verified`
-    says whether the rank was measured (else it comes from the estimate), `share` is the drop as a share of the unmasked
-    loss. Rows of domain "mean" average the domains, with an interval over domains.
+    says whether the rank was measured (else it comes from the estimate), `fraction` is the increase relative to the
+    unmasked loss. Rows of domain "mean" average the domains, with an interval over domains.
     """
     found = orders(result)
     rows: list[list[Any]] = []
     for mode, test in result.test.items():
         for ranked_by in dict.fromkeys(("zero", mode)):
             if ranked_by in found:
-                rows += _drops_of(result, test, ranked_by, found[ranked_by])
-    names = ["masked_to", "ranked_by", "domain", "rank", "dimension", "verified", "drop", "low", "high", "n", "share"]
-    return pd.DataFrame(rows, columns=names)
+                rows += _increases_of(result, test, ranked_by, found[ranked_by])
+    names = ["masked_to", "ranked_by", "domain", "rank", "dimension", "verified", "loss_increase", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=[*names, "fraction"])
 
 
-def _drops_of(
-    result: Criticality, test: MaskingResult, ranked_by: MaskMode, order: Mapping[str, Sequence[int]]
-) -> list[list[Any]]:
+def _increases_of(result: Criticality, test: MaskingResult, ranked_by: MaskMode, order: Order) -> list[list[Any]]:
     head = [test.mode, ranked_by]
+    n_measured = {domain: len(measured) for domain, measured in measured_order(result.identify[ranked_by]).items()}
     rows = []
     for rank in (*result.plan.ranks, *([RANDOM] if result.random else [])):
-        drops, shares = [], []
+        of_rank = []
         for domain in result.domains:
             passages = np.array(test.domains) == domain
             chosen = result.random if rank == RANDOM else (order[domain][rank - 1],)
-            rise = test.loss_increase[
-                np.ix_([test.dimensions.index(dimension) for dimension in chosen], passages)
-            ].mean(axis=0)
-            is_verified = rank == RANDOM or rank <= _n_measured(result.identify[ranked_by], domain)
-            share = float(rise.mean() / test.baseline[passages].mean())
-            mean, low, high = mean_interval(rise)
-            one = chosen[0] if rank != RANDOM else -1
-            rows.append([*head, domain, rank, one, is_verified, mean, low, high, len(rise), share])
-            drops.append(mean)
-            shares.append(share)
-        verified = all(row[5] for row in rows[-len(drops) :])
-        mean, low, high = mean_interval(np.array(drops))
-        rows.append([*head, MEAN, rank, -1, verified, mean, low, high, len(drops), float(np.mean(shares))])
+            places = [test.dimensions.index(dimension) for dimension in chosen]
+            increases = test.loss_increase[np.ix_(places, passages)].mean(axis=0)
+            is_verified = rank == RANDOM or rank <= n_measured[domain]
+            fraction = float(increases.mean() / test.baseline[passages].mean())
+            shown = chosen[0] if rank != RANDOM else -1
+            interval = mean_interval(increases)
+            of_rank.append([*head, domain, rank, shown, is_verified, *interval, len(increases), fraction])
+        is_verified = all(row[5] for row in of_rank)
+        interval, fraction = mean_interval(np.array([row[6] for row in of_rank])), np.mean([row[10] for row in of_rank])
+        rows += [*of_rank, [*head, MEAN, rank, -1, is_verified, *interval, len(of_rank), float(fraction)]]
     return rows
 
 
-def _n_measured(measured: MaskingResult, domain: str) -> int:
-    drops = domain_rise(measured, "identify")[masked_domains(measured).index(domain)]
-    return int(np.isfinite(drops).sum())
-
-
 def masked_table(result: Criticality) -> pd.DataFrame:
-    """Drop on *test* of every dimension that was measured there, its drop and rank on *identify*, its specificity, and
-    its mean magnitude after the first token."""
-    found = orders(result)
-    magnitude = next(iter(result.magnitudes.values()))
-    frames = []
+    """Loss increase on *test* of every dimension that was measured there, the same and its rank on *identify*, its
+    specificity, and its mean magnitude after the first token."""
+    found, magnitude = orders(result), next(iter(result.magnitudes.values()))
+    rows = []
     for mode, test in result.test.items():
-        frame = drop_frame(test).drop(columns=["rank", "identify"])
+        increases = domain_loss_increase(test, "test")
+        special = specificity(increases) if len(increases) > 1 else np.full_like(increases, np.nan)
         ranked_by = mode if mode in found else "zero"
-        measured = drop_frame(result.identify[ranked_by]).set_index(["domain", "dimension"])["identify"]
-        keys = list(zip(frame["domain"], frame["dimension"], strict=True))
-        places = {
-            (domain, dimension): rank
-            for domain, order in found[ranked_by].items()
-            for rank, dimension in enumerate(order, 1)
-        }
-        frame.insert(0, "masked_to", mode)
-        frame["ranked_by"] = ranked_by
-        frame["rank"] = [places[key] for key in keys]
-        frame["identify"] = measured.reindex(pd.MultiIndex.from_tuples(keys)).to_numpy()
-        frame["magnitude"] = [magnitude[result.domains.index(domain), dimension] for domain, dimension in keys]
-        frames.append(_in_order(frame, result.domains))
-    return pd.concat(frames, ignore_index=True)
+        ranked = result.identify[ranked_by]
+        identified = pd.DataFrame(domain_loss_increase(ranked, "identify"), result.domains, ranked.dimensions)
+        identified = identified.reindex(columns=list(test.dimensions)).to_numpy()
+        for number, domain in enumerate(result.domains):
+            ranks = {dimension: rank for rank, dimension in enumerate(found[ranked_by][domain], 1)}
+            for index in sorted(range(len(test.dimensions)), key=lambda index: ranks[test.dimensions[index]]):
+                dimension, place = test.dimensions[index], (number, index)
+                values = [ranks[dimension], identified[place], magnitude[number, dimension]]
+                if not np.isnan(increases[place]):
+                    rows.append([mode, domain, dimension, increases[place], special[place], ranked_by, *values])
+    names = ["masked_to", "domain", "dimension", "test", "specificity", "ranked_by", "rank", "identify", "magnitude"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _in_order(frame: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:
@@ -190,7 +291,7 @@ def _of_domain(exam: ChoiceMasking, domain: str) -> ChoiceMasking:
 
 
 def agreement_table(result: Criticality) -> pd.DataFrame:
-    """Overlap@k and Spearman's correlation of magnitude with the ranking by masking, per token reading.
+    """Overlap@k and Spearman's correlation of magnitude with the ranking by masking, per token subset.
 
     One row per mode ranked in, tokens that the magnitude is over, domain and k, with chance and its central 95 %;
     `p` is hypergeometric, for one k and domain alone.
@@ -204,21 +305,21 @@ def agreement_table(result: Criticality) -> pd.DataFrame:
 
 
 def token_table(result: Criticality) -> pd.DataFrame:
-    """`agreement_table` where masks and losses spare tokens: is agreement, or what is critical, only that of sinks?
+    """`agreement_table` where masks and losses exclude tokens: is agreement, or what is critical, only that of sinks?
 
     Dimensions are masked to zero at the tokens `masked_at`, losses are of what is predicted at `counted_at`; first come
     all tokens, in the same passages. `worst` is what the rank-1 dimension costs (nats per token, *identify*). `against`
-    is a token reading of magnitude, or the ranking by masking and counting at all tokens in all passages.
+    is a token subset of magnitude, or the ranking by masking and counting at all tokens in all passages.
     """
-    if not result.spared:
+    if not result.excluding_sinks:
         return pd.DataFrame()
     zero = orders(result)["zero"]
     everywhere = np.stack([rank_scores(zero[domain], result.d_model) for domain in result.domains])
     others = {f"magnitude {tokens}": values for tokens, values in result.magnitudes.items()} | {ALL_TOKENS: everywhere}
-    names = result.spared[0][1].prompts
-    unspared = (_in_prompts(result.estimates["zero"], names), _in_prompts(result.identify["zero"], names))
+    names = result.excluding_sinks[0][1].prompts
+    nothing_excluded = (_in_prompts(result.estimates["zero"], names), _in_prompts(result.identify["zero"], names))
     frames = []
-    for estimate, measured in (unspared, *result.spared):
+    for estimate, measured in (nothing_excluded, *result.excluding_sinks):
         order, worst = ranking(measured, estimate), dict(zip(result.domains, _worst(measured), strict=True))
         head = {"masked_at": measured.masked_at, "counted_at": measured.counted_at}
         for name, scores in others.items():
@@ -235,11 +336,11 @@ def _in_prompts(result: MaskingResult, names: Collection[str]) -> MaskingResult:
 
 
 def _worst(measured: MaskingResult) -> Float64[np.ndarray, "domain"]:
-    return np.nanmax(domain_rise(measured, "identify"), axis=1)
+    return np.nanmax(domain_loss_increase(measured, "identify"), axis=1)
 
 
 def token_summary(result: Criticality, k: int) -> list[dict[str, Any]]:
-    """`token_table` at one k as means over domains: overlap, its chance, Spearman's correlation, the worst drop."""
+    """`token_table` at one k as means over domains: overlap, chance, Spearman's correlation, largest loss increase."""
     table = token_table(result)
     if table.empty:
         return []
@@ -251,7 +352,7 @@ def token_summary(result: Criticality, k: int) -> list[dict[str, Any]]:
 
 def _agreement(
     result: Criticality,
-    order: Mapping[str, Sequence[int]],
+    order: Order,
     scores: Float64[np.ndarray, "domain d_model"],
     head: Mapping[str, str],
 ) -> pd.DataFrame:
@@ -280,11 +381,12 @@ def jaccard_table(result: Criticality) -> pd.DataFrame:
             sets[f"magnitude {tokens}"] = {
                 domain: rank_dimensions(magnitude[number])[:k].tolist() for number, domain in enumerate(result.domains)
             }
-    rows = []
-    for by, own in sets.items():
-        matrix = jaccard_matrix(own).to_numpy()
-        for row, first in enumerate(own):
-            rows += [[by, k, first, second, float(matrix[row, column])] for column, second in enumerate(own)]
+    rows = [
+        [by, k, first, second, jaccard(chosen[first], chosen[second])]
+        for by, chosen in sets.items()
+        for first in chosen
+        for second in chosen
+    ]
     return pd.DataFrame(rows, columns=["by", "k", "first", "second", "jaccard"])
 
 
@@ -316,9 +418,9 @@ def estimate_name(n_groups: int, n_points: int, n_ungrouped: int) -> str:
 
 
 def summarise_criticality(result: Criticality) -> dict[str, Any]:
-    """The key `masking` of `summary.json`: path, sizes, drops by rank, specificity, exam, agreement with and without
-    the first token and tokens of high norm."""
-    drops, agreement, masked = drop_table(result), agreement_table(result), masked_table(result)
+    """The key `masking` of `summary.json`: path, sizes, loss increases by rank, specificity, exam, agreement, also
+    excluding the first token and tokens of high norm."""
+    increases, agreement, masked = loss_increase_table(result), agreement_table(result), masked_table(result)
     default = next(iter(result.magnitudes))
     nearest = max(k for k in agreement["k"] if k <= result.plan.k)
     is_shown = (agreement["ranked_by"] == "zero") & (agreement["tokens"] == default) & (agreement["k"] == nearest)
@@ -327,7 +429,7 @@ def summarise_criticality(result: Criticality) -> dict[str, Any]:
         "plan": result.plan,
         "forward_passes": result.cost,
         "passages": {part: _counts(getattr(result, part)["zero"]) for part in ("identify", "test")},
-        "drops": table_rows(drops[drops["ranked_by"] == "zero"]),
+        "loss_increases": table_rows(increases[increases["ranked_by"] == "zero"]),
         "rank_1": table_rows(masked[(masked["masked_to"] == "zero") & (masked["rank"] == 1)]),
         "exam": exam_summary(result),
         "agreement": table_rows(agreement[is_shown]),
