@@ -40,6 +40,7 @@ from workbench.records import (
     read_json,
     to_plain,
 )
+from workbench.records.tables import read_csv
 
 MANIFEST = "manifest.json"
 MASKING = "masking"  # folder of the criticality experiment among the records
@@ -211,7 +212,7 @@ class Run:
     def frame(self, name: str) -> pd.DataFrame:
         """A table that the run wrote as CSV; empty where there is none."""
         path = self.folder / "tables" / f"{name}.csv"
-        return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame()
+        return read_csv(path) if path.is_file() else pd.DataFrame()
 
     def _table(self, name: str) -> tuple[Any, ...]:
         return tuple(load_table(self.path(f"{name}.json"), TABLES[name]))

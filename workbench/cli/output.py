@@ -1,5 +1,6 @@
 """What the command line prints: progress and estimates on stderr, tables on stdout."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
+from workbench.cli.terminal import drawn_on, plain
 from workbench.costs import Estimate
 from workbench.figures.comparison import UNSTEERED, budget_name, is_measured
 from workbench.interventions import LayerMap
@@ -28,7 +30,7 @@ PLAIN_WIDTH = get_terminal_size((100, 24)).columns  # where the output is no ter
 def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]:
     """One bar per stage on stderr, and the console to print beside them; nothing before the first stage."""
     no_other_bars()
-    console = Console(stderr=True)
+    console = Console(file=drawn_on(sys.stderr))
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console)
     tasks: dict[str, TaskID] = {}
@@ -36,7 +38,7 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]
     def stage(name: str, done: int, total: int) -> None:
         progress.start()
         if name not in tasks:
-            tasks[name] = progress.add_task(name, total=total)
+            tasks[name] = progress.add_task(plain(name), total=total)
         progress.update(tasks[name], completed=done, total=total)
 
     try:
@@ -178,10 +180,10 @@ def print_heads(frame: pd.DataFrame, layer: int) -> None:
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(plain(title)), title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console = Console(file=drawn_on(sys.stdout))
     (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)

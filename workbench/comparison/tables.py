@@ -31,6 +31,7 @@ from workbench.records import (
     StrengthCurve,
     save_table,
 )
+from workbench.records.tables import write_csv
 from workbench.statistics import (
     Interval,
     benjamini_hochberg,
@@ -232,9 +233,7 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     for name, frame in outcomes.frames.items():
-        temporary = tables / f"{name}.tmp"
-        frame.to_csv(temporary, index=False)
-        temporary.replace(tables / f"{name}.csv")
+        write_csv(frame, tables / f"{name}.csv")
     save_table(list(outcomes.contrasts), folder / "contrasts.json")
     save_table(list(outcomes.curves), folder / "curves.json")
     save_table(list(outcomes.damages), folder / "damage.json")

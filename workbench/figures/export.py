@@ -18,6 +18,7 @@ from workbench.figures.html import figure_title, share_plotly, write_figure
 from workbench.figures.journal import PIXELS_PER_MM, Preset, journal_figure, preset_named, size_of
 from workbench.figures.style import number
 from workbench.records import write_whole
+from workbench.records.tables import write_csv
 
 VECTOR_AND_RASTER = ("pdf", "svg", "png")
 DOTS_PER_INCH = 300
@@ -121,7 +122,7 @@ def write_tables(frame: pd.DataFrame, path: Path) -> list[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(f"{path.name}.csv")]
-    frame.to_csv(written[0], index=False)
+    write_csv(frame, written[0])
     if len(frame) <= MAX_TABLE_ROWS:
         shown = frame.map(_shown)
         texts = {"tex": shown.to_latex(index=False, escape=True), "md": _markdown(shown)}

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.interventions.base import Combination, Scope, Steering, SteeringError, Where, check_fit
+from workbench.interventions.headers import MEANING, check_header, read_header, rebuild
 from workbench.interventions.methods import METHODS
 from workbench.models import HookedModel
 
@@ -60,11 +61,8 @@ def save_steering(
     header = {
         "operation": type(steering).__name__,
         "sites": [str(site) for site in steering.sites],
-        "layers_counted_from": 0,
+        **MEANING,
         "values": values,
-        "basis": "raw coordinates of the Hugging Face model, no folding or centring",
-        "strength": "multiplies the delta added to the activation; 0 is the identity; unit: 1 delta as fitted",
-        "sign": "positive strength moves towards the positive examples",
         "scope": dataclasses.asdict(scope),
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -102,7 +100,11 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
     known = {kind.__name__: kind for kind in kinds}
     if header["operation"] not in known:
         raise SteeringError(f"{path} holds a {header['operation']}, expected one of {', '.join(known)}")
-    steering = known[header["operation"]](**tensors, **_values(known[header["operation"]], header["values"]))
+    values = {name: _tuples(value) for name, value in (header.get("values") or {}).items()}
+    steering = rebuild(path, known[header["operation"]], {**values, **tensors})
+    if header["sites"] != [str(site) for site in steering.sites]:
+        raise SteeringError(f"{path} names other sites than its {header['operation']} acts at; fit it again")
+    check_fit(model, steering)
     where = header["scope"]["where"]
     return Artefact(
         steering,
@@ -113,19 +115,11 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
 
 def _intact_header(path: str | Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The header of a file in which neither it nor a tensor was changed, without its digest."""
-    try:
-        header = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SteeringError(f"{path} has no readable header ({error}); save it again") from error
-    if not isinstance(header, dict) or header.pop("digest", None) != _digest(tensors, header):
+    header = read_header(path, text)
+    if header.pop("digest", None) != _digest(tensors, header):
         raise SteeringError(f"{path} was altered after it was saved (its digest does not match); save it again")
+    check_header(path, header)
     return header
-
-
-def _values(kind: type[Steering], values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values as the field types of a steering: every list becomes a tuple."""
-    assert dataclasses.is_dataclass(kind)
-    return {name: _tuples(value) for name, value in values.items()}
 
 
 def _tuples(value: Any) -> Any:

@@ -8,18 +8,20 @@ through the Hugging Face modules, so a hook sees the same tensors everywhere.
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import torch
 from jaxtyping import Float, Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from workbench.models.hooking import Claims, Hooks, ModelError
@@ -61,7 +63,28 @@ class _PassState(threading.local):
     call: Call | None = None
 
 
+LARGEST_SEED = 2**32 - 1  # what NumPy, scikit-learn and torch all take
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
+
+# Names of TransformerLens that are missing here, and what stands for them.
+LENS_NAMES = {
+    "to_tokens": "model.tokenize([text]).ids",
+    "to_string": "model.decode(ids)",
+    "to_str_tokens": "model.token_texts(ids)",
+    "to_single_token": "model.tokenize([text]).ids[0, -1]",
+    "cfg": "model.n_layers, model.d_model, ... or model.hf_model.config",
+    "forward": "model.logits(model.tokenize([text]))",
+    "run_with_hooks": "`with model.hooks([(name, function)]): model.logits(tokens)`",
+    "add_hook": "`with model.hooks([(name, function)]): ...`, which removes the hook on exit",
+    "reset_hooks": "nothing: hooks are removed when their `with` block ends",
+    "hook_dict": "model.bridge.hook_dict",
+    "W_E": "model.hf_model.get_input_embeddings().weight, [vocab, d_model]",
+    "W_U": "model.hf_model.get_output_embeddings().weight.T, [d_model, vocab]",
+    "unembed": "model.hf_model.get_output_embeddings()",
+    "blocks": "model.bridge.blocks",
+    "ln_final": "model.bridge.ln_final",
+    "from_pretrained": "workbench.load_model(name)",
+}
 
 
 class HookedModel:
@@ -87,6 +110,21 @@ class HookedModel:
         self.vocabulary_size: int = config.vocab_size
         self.context_length: int = config.max_position_embeddings
         self._accepted = frozenset(inspect.signature(self.hf_model.forward).parameters)
+
+    if not TYPE_CHECKING:  # a type checker has to see misspelt names
+
+        def __getattr__(self, name: str) -> NoReturn:
+            here = f"; use {LENS_NAMES[name]}" if name in LENS_NAMES else ""
+            raise AttributeError(f"HookedModel has no attribute {name!r}{here}")
+
+    def __repr__(self) -> str:
+        refused = [kind for kind, result in self.checks.items() if result != "ok"]
+        lines = [
+            f"HookedModel {self.name!r}: {type(self.hf_model).__name__}, {self.n_layers} layers, "
+            f"d_model {self.d_model}, {self.n_heads} heads, {str(self.dtype).removeprefix('torch.')} on {self.device}",
+            f"active edits: {', '.join(self._claims.edits()) or 'none'}",
+        ]
+        return "\n".join(lines + ([f"not usable: {', '.join(refused)}"] if refused else []))
 
     # --- what the model is --------------------------------------------------------------------------------------------
 
@@ -153,8 +191,13 @@ class HookedModel:
 
         Texts longer than the context raise, unless `truncate` asks to cut them at the end.
         """
-        if isinstance(texts, str) or not texts:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
             raise ModelError("tokenize expects a list of at least one text; wrap a single text in a list")
+        other = next((text for text in texts if not isinstance(text, str)), None)
+        if other is not None:
+            raise ModelError(
+                f"texts hold {type(other).__name__} {str(other)[:40]!r}; give str, or tokens made by tokenize"
+            )
         rows = []
         for index, text in enumerate(texts):
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -195,7 +238,11 @@ class HookedModel:
         messages = [{"role": "user", "content": user}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            hint = "" if system is None else "; leave the system message out, or put it before the user's"
+            raise ModelError(f"the chat template of {self.name} refuses this exchange ({error}){hint}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
@@ -219,6 +266,9 @@ class HookedModel:
         if piece.startswith("<0x"):  # SentencePiece
             return f"⟨{piece[3:-1].lower()}⟩"
         return f"⟨{bytes(BYTES.get(sign, 0xFF) for sign in piece).hex(' ')}⟩"
+
+    def _as_tokens(self, text: str | Sequence[str] | Tokens, *, side: Literal["left", "right"] = "right") -> Tokens:
+        return text if isinstance(text, Tokens) else self.tokenize([text] if isinstance(text, str) else text, side=side)
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -258,13 +308,57 @@ class HookedModel:
             logits = logits[torch.arange(len(last), device=last.device), last][:, None]
         return logits
 
+    @overload
     def generate(
-        self, tokens: Tokens, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
-    ) -> list[list[int]]:
-        """New tokens of every row, up to the end marker; greedy at temperature 0. Expects left-padded tokens.
+        self, prompt: str, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
+    ) -> str: ...
 
-        Leaves the global random state as it was.
+    @overload
+    def generate(
+        self, prompt: Tokens, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
+    ) -> list[list[int]]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        use_cache: bool = True,
+    ) -> list[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | Tokens,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        use_cache: bool = True,
+    ) -> str | list[str] | list[list[int]]:
+        """What follows a prompt, up to the end marker: text for a text, texts for a list, new token ids for `Tokens`.
+
+        Greedy at temperature 0. The prompt itself is not repeated. `Tokens` must be left-padded. Leaves the global
+        random state as it was. Raises `ModelError` where the model gives logits that are no numbers.
         """
+        tokens = prompt if isinstance(prompt, Tokens) else self._as_tokens(prompt, side="left")
+        rows = self._generate(tokens, max_new_tokens, temperature, seed, use_cache)
+        if isinstance(prompt, Tokens):
+            return rows
+        texts = [self.decode(row) for row in rows]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def _generate(
+        self, tokens: Tokens, max_new_tokens: int, temperature: float, seed: int, use_cache: bool
+    ) -> list[list[int]]:
+        if not 0 <= temperature < math.inf:
+            raise ModelError(f"temperature is {temperature}; give 0 for greedy text, or a finite number above it")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ModelError(f"seed is {seed}; give a whole number from 0 to {LARGEST_SEED}")
+        if max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
         if not bool(tokens.mask[:, -1].all()):
             raise ModelError("generate expects left-padded tokens; use tokenize(..., side='left')")
         if tokens.ids.shape[1] + max_new_tokens > self.context_length:
@@ -281,7 +375,12 @@ class HookedModel:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.inference_mode(), self._prompts(tokens.lengths):
             torch.manual_seed(seed)
-            output = self.hf_model.generate(tokens.ids, attention_mask=tokens.mask.long(), generation_config=config)
+            output = self.hf_model.generate(
+                tokens.ids,
+                attention_mask=tokens.mask.long(),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([_refuse_no_numbers]),
+            )
         ends = set(eos if isinstance(eos, list) else [eos])
         rows = output[:, tokens.ids.shape[1] :].tolist()
         return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
@@ -318,7 +417,8 @@ class HookedModel:
         """
         points = [(self.bridge.hook_dict[self.hook_name(site, editing=editing)], site) for site in functions]
         hooks = [(point, self._adapter(functions[site], site, editing)) for point, site in points]
-        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks)
+        edits = tuple(map(str, functions)) if editing else ()
+        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks, edits)
 
     def _adapter(self, function: HookFunction, site: Site, editing: bool) -> Callable[..., Tensor | None]:
         def hook(tensor: Tensor, hook: Any) -> Tensor | None:
@@ -354,9 +454,15 @@ class HookedModel:
         self._state.call = Call(positions, prompts)
 
     def run_with_cache(
-        self, tokens: Tokens, names_filter: str | Sequence[str] | Callable[[str], bool] | None = None
+        self,
+        text: str | Sequence[str] | Tokens,
+        names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
     ) -> tuple[Float[Tensor, "batch pos vocab"], Any]:
-        """TransformerLens' verb: logits and an ActivationCache by hook name, in raw coordinates, without gradients."""
+        """TransformerLens' verb: logits and an ActivationCache by hook name, in raw coordinates, without gradients.
+
+        Texts are tokenised as by `tokenize`, padded on the right.
+        """
+        tokens = self._as_tokens(text)
         self._check_names([names_filter] if isinstance(names_filter, str) else names_filter)
         with torch.inference_mode():
             return self.bridge.run_with_cache(
@@ -375,3 +481,10 @@ class HookedModel:
         unknown = [name for name in names if name not in self.bridge.hook_dict]
         if unknown:
             raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
+
+
+def _refuse_no_numbers(ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch vocab"]) -> Tensor:
+    """A step of generation that raises where the logits of a row are NaN or infinite in sum; -inf rules tokens out."""
+    if not bool((logits.amax(dim=-1).isfinite() & ~logits.isnan().any(dim=-1)).all()):
+        raise ModelError("the logits are no finite numbers; steer less strongly, or load the model in float32")
+    return logits

@@ -35,12 +35,10 @@ from .files import write_whole as write_whole
 from .locking import LockedError as LockedError
 from .locking import folder_lock as folder_lock
 from .masking import MASK_MODES as MASK_MODES
-from .masking import TOKEN_SETS as TOKEN_SETS
 from .masking import ChoiceItem as ChoiceItem
 from .masking import ChoiceMasking as ChoiceMasking
 from .masking import MaskingResult as MaskingResult
 from .masking import MaskMode as MaskMode
-from .masking import TokenSet as TokenSet
 from .saving import FORMAT_VERSION as FORMAT_VERSION
 from .saving import load_record as load_record
 from .saving import load_table as load_table
@@ -56,10 +54,12 @@ from .statistics import PooledRows as PooledRows
 from .statistics import TokenColumns as TokenColumns
 from .statistics import TopTokens as TopTokens
 from .text import SPLITS as SPLITS
+from .text import TOKEN_SETS as TOKEN_SETS
 from .text import Pair as Pair
 from .text import Prompt as Prompt
 from .text import Site as Site
 from .text import SiteKind as SiteKind
 from .text import Split as Split
+from .text import TokenSet as TokenSet
 from .text import Where as Where
 from .tokens import Tokens as Tokens

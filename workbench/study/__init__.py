@@ -12,6 +12,7 @@ from workbench.masking.experiment import PLANS, planned_costs
 from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
 from workbench.records import Prompt, write_json
+from workbench.records.tables import write_csv
 from workbench.report import write_report
 from workbench.runs import MANIFEST, new_run_folder, summarise
 from workbench.study.certainty import summarise_certainty
@@ -82,7 +83,7 @@ def perform(
             write_tables(folder / "tables", findings)
             truth = planted_truth(settings)
             if truth is not None:
-                planted_frame(truth, findings).to_csv(folder / "tables" / "planted.csv", index=False)
+                write_csv(planted_frame(truth, findings), folder / "tables" / "planted.csv")
             seconds = time.perf_counter() - started
             found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
             summary = summarise(source_name(model.name), *found, seconds)
