@@ -1,28 +1,27 @@
 """What the commands do, apart from reading options: composed from the library, with its heavy imports at the top."""
 
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
+import typer
 
-from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
+from workbench.cli.options import read_where
+from workbench.corpus import corpus_hash
 from workbench.environment import Check
 from workbench.interventions import (
     ContrastiveAddition,
     CriticalDimensionSteering,
     Scope,
     Steering,
-    Where,
     load_steering,
     save_steering,
     steer,
 )
 from workbench.models import HookedModel, ModelError, load_model
 from workbench.models.loading import SUPPORTED_ARCHITECTURES
-from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
+from workbench.records import Dimension, DimensionStatistics, Prompt, Selection
 from workbench.records.tables import write_csv
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
 
@@ -46,7 +45,7 @@ class SteerOptions:
     domain: str | None
     method: str
     strength: float
-    selection: str
+    selection: Selection
     layer: int | None
     artefact: Path | None
     out: Path | None
@@ -57,70 +56,15 @@ class SteerOptions:
     def __post_init__(self) -> None:
         if self.method not in DOMAIN_METHODS:
             raise ValueError(f"unknown method {self.method!r}; choose one of {', '.join(DOMAIN_METHODS)}")
-        if (self.domain is None) == (self.artefact is None):
-            raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-        if self.artefact is not None and self.out is not None:
-            raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
-        if not math.isfinite(self.strength):
-            raise ValueError(f"--strength is {self.strength}; give a finite number, such as 2 or -1.5")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"--temperature is {self.temperature}; give 0 for greedy text, or more")
-        read_selection(self.selection)
-        if self.scope is not None:
-            read_scope(self.scope)
-        if self.out is not None:
-            check_file(self.out)
-
-
-def source_and_domains(corpus: str, domains: str | None) -> tuple[str, tuple[str, ...] | None]:
-    """`--domains` is a list of names, unless it is a path or a dataset: then it is the corpus.
-
-    Built-in names always count as names, even where a folder of that name stands beside them.
-    """
-    if domains is None:
-        return corpus, None
-    names = tuple(name.strip() for name in domains.split(",") if name.strip())
-    is_path = domains.startswith("hf:") or domains.endswith(".jsonl") or os.sep in domains or Path(domains).exists()
-    if not is_path or (names and set(names) <= set(BUILTIN_DOMAINS)):
-        return corpus, names
-    if corpus != "builtin":
-        raise ValueError(f"--corpus {corpus} and --domains {domains} both name a corpus; give --domains names")
-    return domains, None
-
-
-def read_selection(name: str) -> Selection:
-    """The selection of that name; raises if there is none."""
-    for selection in SELECTIONS:
-        if selection == name:
-            return selection
-    raise ValueError(f"unknown selection {name!r}; choose one of {', '.join(SELECTIONS)}")
 
 
 def read_scope(text: str) -> Scope:
     """A named scope, or absolute positions separated by commas."""
-    for where in get_args(Where):
-        if where == text:
-            return Scope(where)
-    positions = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in positions):
-        raise ValueError(
-            f"unknown scope {text!r}; choose one of {', '.join(get_args(Where))}, or positions such as 3,4"
-        )
-    return Scope(tuple(int(part) for part in positions))
-
-
-def check_file(path: Path) -> None:
-    """Raise unless a file can be written at `path`; before long work, so that the work is not lost."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write {path}; name a file in a folder that can be written")
+    return Scope(read_where(text))
 
 
 def find(settings: Settings, selection: Selection, progress: StageProgress) -> Found:
     """Load, collect statistics, select."""
-    load_passages(settings)
     model = open_model(settings)
     prompts = load_passages(settings, model)
     statistics, rows = survey(model, prompts, settings, progress)
@@ -128,9 +72,11 @@ def find(settings: Settings, selection: Selection, progress: StageProgress) -> F
     return Found(model, prompts, statistics, dcds)
 
 
-def write_table(table: pd.DataFrame, out: Path) -> None:
-    """Write a table as CSV, completely or not at all."""
-    write_csv(table, out)
+def write_table(table: pd.DataFrame, out: Path | None) -> None:
+    """Write a table as CSV, completely or not at all, if a file is named."""
+    if out is not None:
+        write_csv(table, out)
+        typer.echo(f"table: {out}")
 
 
 def continuations(
@@ -186,7 +132,7 @@ def fit_on_domain(
     negative = [prompt.text for prompt in identify if prompt.domain != options.domain]
     if options.method == "whole-dimension":
         return ContrastiveAddition.fit(model, positive, negative, layer=layer)
-    selection = read_selection(options.selection)
+    selection = options.selection
     _, rows = survey(model, identify, settings, progress)
     dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
     return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.cli.jobs import DOMAIN_METHODS, SteerOptions, check_file, fit_on_domain, read_scope, read_selection
+from workbench.cli.jobs import DOMAIN_METHODS, SteerOptions, fit_on_domain, read_scope
 from workbench.corpus import corpus_hash, load_pairs
 from workbench.interventions import (
     ITI,
@@ -40,7 +40,7 @@ from workbench.interventions import (
 )
 from workbench.models import HookedModel
 from workbench.models.loading import BUILTIN
-from workbench.records import Pair
+from workbench.records import Pair, Selection
 from workbench.study import Settings, StageProgress, load_passages, open_model
 
 TEXT_METHODS = ("cds", "whole-dimension", "austeer", "actadd", "ablation", "addition", "iti", "sadi")
@@ -63,7 +63,7 @@ class FitOptions:
     layer: int | None
     k: int | None
     site: str | None
-    selection: str
+    selection: Selection
     scope: str | None
 
     def __post_init__(self) -> None:
@@ -76,10 +76,6 @@ class FitOptions:
             raise ValueError(f"--method {self.method} is fitted on {wanted}: give one of them, and nothing else")
         if self.site is not None and self.method not in ("austeer", "sadi"):
             raise ValueError(f"--site is for austeer and sadi; {self.method} has its own site")
-        read_selection(self.selection)
-        if self.scope is not None:
-            read_scope(self.scope)
-        check_file(self.out)
 
     @property
     def needed(self) -> tuple[str, ...]:

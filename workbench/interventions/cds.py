@@ -66,3 +66,6 @@ class CriticalDimensionSteering(Steering):
         sites = model.residual_sites(layers)
         direction = difference_in_means(model, positive, negative, sites, pooling)
         return cls(direction.cpu(), tuple(layers), tuple(int(dimension) for dimension in dimensions))
+
+
+CDS = CriticalDimensionSteering
