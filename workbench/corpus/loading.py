@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ def corpus_hash(prompts: Sequence[Prompt]) -> str:
 
 def _open_dataset(name: str, configuration: str | None, revision: str | None, split: str, allow_download: bool) -> Any:
     """The dataset from its snapshot in the cache: the one road that never asks the network unless told to."""
+    if find_spec("datasets") is None:
+        raise CorpusError("hf: sources need the package datasets; install dcd-workbench[hub]")
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub import snapshot_download
