@@ -33,6 +33,7 @@ BUILTIN = "builtin"
 UNUSABLE = {
     "BertLMHeadModel": "an encoder, whose tokens see those that follow",
     "DeepseekV4ForCausalLM": "several residual streams per block, so block outputs have no single basis",
+    "FalconMambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
     "HrmTextForCausalLM": "its blocks run several times per pass, so a block output is not one value",
     "OuroForCausalLM": "its blocks run several times per pass, so a block output is not one value",
 }
