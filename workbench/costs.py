@@ -22,7 +22,7 @@ PassKind = Literal["read", "masked", "gradient", "generated"]
 N_TIMED = 32  # passages that are timed
 MIN_SECONDS = 2.0  # every kind of pass is timed at least so long
 MIN_RUNS, MAX_RUNS = 2, 8
-N_NEW = 8  # tokens generated per timed prompt
+N_NEW = 16  # tokens generated per timed prompt
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def seconds_of(
         return 3.0 * len(few)
 
     def generated() -> float:
-        texts = [" ".join(prompt.text.split()[:8]) for prompt in sample] * (GENERATION_ROWS // 2 // len(sample))
+        texts = [" ".join(prompt.text.split()[:3]) for prompt in sample] * (GENERATION_ROWS // 2 // len(sample))
         continuations(model, texts, n_tokens=N_NEW)
         return float(N_NEW * len(texts))
 

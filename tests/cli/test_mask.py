@@ -15,7 +15,7 @@ from workbench.masking.experiment import sample_prompts
 from workbench.masking.measure import choice_items, mask_choices, mask_dimensions
 from workbench.masking.tables import load_criticality
 from workbench.models import load_model
-from workbench.records import load_choice_masking, load_masking
+from workbench.records import ChoiceMasking, MaskingResult, load_record
 from workbench.study import Settings, load_passages, open_model
 from workbench.tasks.files import exam_task
 from workbench.tasks.loaders import load_questions
@@ -43,7 +43,7 @@ def test_chosen_dimensions_are_masked_on_test(
     alone = mask_dimensions(model, sample_prompts(load_passages(settings, model), "test", 3), [5])
     of_law = [domain == "law" for domain in alone.domains]
     assert table.loc[0, "loss_increase"] == pytest.approx(alone.loss_increase[0, of_law].mean(), abs=1e-5)
-    assert load_masking(tmp_path / "m" / "test-zero.safetensors").dimensions == (5, 9, 10)
+    assert load_record(tmp_path / "m" / "test-zero.safetensors", MaskingResult).dimensions == (5, 9, 10)
 
 
 def test_an_exam_of_a_file_is_run_for_chosen_dimensions(
@@ -66,7 +66,7 @@ def test_an_exam_of_a_file_is_run_for_chosen_dimensions(
     task = exam_task(model, load_questions(tmp_path / "exam.jsonl"), "")
     items = choice_items(task.items("test"))
     alone = mask_choices(model, items, [5, 9])
-    stored = load_choice_masking(out / "exam-zero.safetensors")
+    stored = load_record(out / "exam-zero.safetensors", ChoiceMasking)
     assert {item.name for item in stored.items} == {item.name for item in items}
     order = [[item.name for item in stored.items].index(item.name) for item in items]
     np.testing.assert_allclose(stored.masked[:, order], alone.masked, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.test_cli import Command, command  # noqa: F401
 from tests.command import assert_refused
-from workbench.records import VERDICTS, load_masking
+from workbench.records import VERDICTS, MaskingResult, load_record
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_costs_are_those_that_mask_measured(
     tmp_path: Path,
 ) -> None:
     assert command("mask", *tiny, "--dimensions", "5,9", "--passages", "3", "--out", tmp_path / "m").code == 0
-    masked = load_masking(tmp_path / "m" / "test-zero.safetensors")
+    masked = load_record(tmp_path / "m" / "test-zero.safetensors", MaskingResult)
     file = tmp_path / "verdicts.csv"
     outcome = command("verdict", *tiny, "--k", "2", "--masking", tmp_path / "m/test-zero.safetensors", "--out", file)
     assert outcome.code == 0, outcome.err

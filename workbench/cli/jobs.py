@@ -88,15 +88,12 @@ def continuations(
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
         artefact = load_steering(options.artefact, model)
-        steering = artefact.steering
+        steering, prompts = artefact.steering, []
         scope = artefact.scope if options.scope is None else scope
         check_prompt_length(steering, int(tokens.lengths[0]))
     else:
         prompts = load_passages(settings, model)
         steering = fit_on_domain(model, prompts, options, settings, progress)
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            save_steering(options.out, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
     generation: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
@@ -105,6 +102,9 @@ def continuations(
     plain = model.decode(model.generate(tokens, **generation)[0])
     with steer(model, steering, options.strength, scope):
         steered = model.decode(model.generate(tokens, **generation)[0])
+    if options.out is not None:  # last, so that a mistake that shows only now leaves no file
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_steering(options.out, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
     return plain, steered, steering
 
 

@@ -1,6 +1,5 @@
 """`workbench mask` and `workbench mask-exam`: what the model loses when single residual dimensions are masked."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,6 +83,7 @@ def _perform(
 ) -> None:
     """Load passages and model, mask, print, and write into the folder if one is named."""
     from workbench.cli import output
+    from workbench.runs import new_run_folder
     from workbench.study import load_passages, open_model
 
     output.no_other_bars()
@@ -97,8 +97,8 @@ def _perform(
             tables, save = _mask_chosen(work, chosen, stage, console.print)
     _print(tables)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save(folder)
+        with new_run_folder(folder) as unfinished:
+            save(unfinished)
         typer.echo(f"\nrecords and tables: {folder}")
 
 
@@ -227,7 +227,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
     from workbench.dimensions.masking import choice_frame
     from workbench.masking.experiment import exam_passages, sample_prompts
     from workbench.masking.measure import mask_choices, mask_dimensions
-    from workbench.records import save_choice_masking, save_masking
+    from workbench.records import save_record
 
     reference = sample_prompts(work.prompts, "identify", work.plan.n_identify)
     test = sample_prompts(work.prompts, "test", work.plan.n_test)
@@ -261,9 +261,9 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
         for name, table in zip(("loss_increases", "exam"), tables.values(), strict=False):
             write_csv(table, folder / f"{name}.csv")
         for mode, result in losses.items():
-            save_masking(result, folder / f"test-{mode}.safetensors")
+            save_record(result, folder / f"test-{mode}.safetensors")
         for mode, result in exams.items():
-            save_choice_masking(result, folder / f"exam-{mode}.safetensors")
+            save_record(result, folder / f"exam-{mode}.safetensors")
 
     return tables, save
 
@@ -382,7 +382,7 @@ def _perform_exam(spec: "MaskingSpec", folder: Path, sizes: dict[str, Any]) -> N
     from workbench.comparison.api import open_model
     from workbench.comparison.store import open_store
     from workbench.masking.exam import measure_masked_exam
-    from workbench.records import write_whole
+    from workbench.records import folder_lock, save_table
     from workbench.tasks.files import exam_task
     from workbench.tasks.loaders import load_questions
 
@@ -395,13 +395,13 @@ def _perform_exam(spec: "MaskingSpec", folder: Path, sizes: dict[str, Any]) -> N
     sizes |= {"ranks": spec.ranks, "dimensions": spec.dimensions, "n_random": spec.n_random, "seed": spec.seed}
     open_store(folder, spec, loaded.fingerprint)
     finished = _finished(folder / "subjects")
-    with progress_bars() as (stage, _):
+    with folder_lock(folder), progress_bars() as (stage, _):
 
         def keep(subject: str, rows: "list[MaskedAccuracy]") -> None:
             finished[subject] = rows
             name = "".join(sign if sign.isalnum() else "_" for sign in subject)
             name = f"{list(tasks).index(subject):03d}-{name}"
-            write_whole(folder / "subjects" / f"{name}.json", json.dumps([asdict(row) for row in rows]))
+            save_table(rows, folder / "subjects" / f"{name}.json")
             stage("subjects", len(finished), len(tasks))
 
         rows = measure_masked_exam(loaded, tasks, finished=dict(finished), on_subject=keep, **sizes)
@@ -411,10 +411,11 @@ def _perform_exam(spec: "MaskingSpec", folder: Path, sizes: dict[str, Any]) -> N
 def _finished(folder: Path) -> "dict[str, list[MaskedAccuracy]]":
     """The rows of the subjects that a run folder holds: one file each, written whole or not at all."""
     from workbench.masking.exam import MaskedAccuracy
+    from workbench.records import load_table
 
     folder.mkdir(exist_ok=True)
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return {rows[0]["subject"]: [MaskedAccuracy(**row) for row in rows] for rows in files}
+    files = [load_table(path, MaskedAccuracy) for path in sorted(folder.glob("*.json"))]
+    return {rows[0].subject: rows for rows in files}
 
 
 def _report(rows: "Sequence[MaskedAccuracy]", folder: Path, seed: int) -> None:

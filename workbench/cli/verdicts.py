@@ -45,10 +45,10 @@ def verdict(
 ) -> None:
     """Judge every massive or domain-critical dimension: sink, detector, both, neither or always on."""
     from workbench.dimensions.massive import criterion_named
-    from workbench.records import load_masking
+    from workbench.records import MaskingResult, load_record
 
     criterion_named(criterion)
-    results = [load_masking(path) for path in masking or []]
+    results = [load_record(path, MaskingResult) for path in masking or []]
     _perform(options.settings(k=k, preset="quick" if quick else "full"), criterion, results, out)
 
 

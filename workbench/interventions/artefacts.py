@@ -73,8 +73,14 @@ def save_steering(
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
     path = Path(path)
     temporary = path.with_suffix(path.suffix + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise SteeringError(f"cannot write {path}: {error}") from error
+        raise
 
 
 def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] = METHODS) -> Artefact:
