@@ -310,7 +310,7 @@ def _check_size(model: HookedModel, steering: Steering, strength: Strength) -> N
     largest = float(torch.as_tensor(strength).abs().max())
     for site in steering.sites:
         x = torch.ones(1, 1, model.width(site), device=model.device)
-        delta = largest * steering.delta(x, site, torch.zeros(1, 1, dtype=torch.long, device=model.device)).detach().double()
+        delta = largest * steering.delta(x, site, torch.zeros(1, 1, dtype=torch.long, device=model.device)).double()
         bound = min(torch.finfo(model.dtype).max, math.sqrt(torch.finfo(torch.float32).max / model.width(site)))
         if float(delta.detach().abs().max()) > bound:
             raise SteeringError(
