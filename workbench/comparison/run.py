@@ -245,8 +245,9 @@ def has_instruction(task: Task) -> bool:
 def _fit_context(run: Run, task: ComparisonTask, data: FittingData, seed: int) -> FitContext:
     """What all arms of a task are fitted on, with one seed."""
     sizes, scope = run.spec.sizes, Scope(run.spec.scope)  # pyright: ignore[reportArgumentType]
+    given: dict[str, Any] = {} if task.collected is None else {"collected": task.collected, "domain": task.domain}
     counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
-    return FitContext(run.model, data, run.layers, run.spec.k, seed, task.pooling, scope, *counts)
+    return FitContext(run.model, data, run.layers, run.spec.k, seed, task.pooling, scope, *counts, **given)
 
 
 def _tasks_with_same_fit_data(tasks: Sequence[ComparisonTask], data: Sequence[FittingData]) -> dict[str, str]:
