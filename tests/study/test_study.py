@@ -36,7 +36,7 @@ def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_run_folder_is_complete(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        *("manifest.json", "summary.json", "tables", "records", "figures", "report.html")
+        *("manifest.json", "summary.json", "tables", "records", "figures", "assets", "report.html")
     }
     assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"dcds", "detectors", "steering", "frequency"}
     assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"masking_drops", "verdicts", "selections"}
