@@ -20,10 +20,10 @@ from experiments.pages import DOCS, shown, table, write_results, write_section
 from workbench.comparison import paired_interval
 from workbench.interventions import (
     ActivationScaling,
-    DialItem,
-    DialReport,
+    ContrastPrompt,
     DynScalar,
     Objective,
+    ScalingReport,
     Steering,
     SteerVec,
     builtin_items,
@@ -68,7 +68,7 @@ class DialResult:
     method: str
     n_train: int
     n_parameters: int
-    train: DialReport
+    train: ScalingReport
     unsteered: Interval
     flips_up: Interval
     flips_down: Interval
@@ -79,14 +79,14 @@ class DialResult:
     doses: list[Dose]
 
 
-def items_of(model: HookedModel, task: str) -> tuple[list[DialItem], list[DialItem], list[DialItem]]:
+def items_of(model: HookedModel, task: str) -> tuple[list[ContrastPrompt], list[ContrastPrompt], list[ContrastPrompt]]:
     """Training and test items of the one length that both splits have most of, and test items of other lengths."""
     found = {split: usable_items(model, builtin_items(task, split), one_length=False) for split in ("identify", "test")}
     lengths = {split: _lengths(model, items) for split, items in found.items()}
     counts = [Counter(lengths[split]) for split in ("identify", "test")]
     length = max(counts[0], key=lambda count: min(counts[0][count], counts[1][count]))
 
-    def spread(split: str, is_length: bool, n: int) -> list[DialItem]:
+    def spread(split: str, is_length: bool, n: int) -> list[ContrastPrompt]:
         kept = [
             item for item, count in zip(found[split], lengths[split], strict=True) if (count == length) == is_length
         ]
@@ -96,17 +96,17 @@ def items_of(model: HookedModel, task: str) -> tuple[list[DialItem], list[DialIt
     return spread("identify", True, N_TRAIN), spread("test", True, N_TEST), spread("test", False, N_TEST)
 
 
-def _lengths(model: HookedModel, items: Sequence[DialItem]) -> list[int]:
+def _lengths(model: HookedModel, items: Sequence[ContrastPrompt]) -> list[int]:
     return model.tokenize([item.prompt for item in items]).lengths.tolist()
 
 
-def subject_of(item: DialItem) -> str:
+def subject_of(item: ContrastPrompt) -> str:
     """Items with the same answers are one subject."""
     return item.correct + item.wrong if "gave" in item.prompt else item.correct
 
 
 def answers_at(
-    model: HookedModel, steering: Steering, items: Sequence[DialItem], strengths: Sequence[float]
+    model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt], strengths: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logit of correct minus wrong, and KL(unsteered || steered) over the other tokens in nats: [strength, item]."""
     prompts = [item.prompt for item in items]
@@ -123,7 +123,7 @@ def answers_at(
 
 
 def flip_rates(
-    model: HookedModel, steering: Steering, items: Sequence[DialItem]
+    model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt]
 ) -> tuple[Interval, Interval, Interval, Interval]:
     """Shares that say the correct answer unsteered, at +1, and the wrong one at -1; KL over the other tokens."""
     gaps, kls = answers_at(model, steering, items, (0.0, 1.0, -1.0))
@@ -136,19 +136,23 @@ def flip_rates(
     )
 
 
-def dose_curve(model: HookedModel, steering: Steering, items: Sequence[DialItem]) -> list[Dose]:
+def dose_curve(model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt]) -> list[Dose]:
     """What the dial does between its ends and beyond them."""
     subjects = [subject_of(item) for item in items]
     rows = zip(DOSES, *answers_at(model, steering, items, DOSES), strict=True)
     return [Dose(beta, rate(gap > 0, subjects), float(gap.mean()), float(kl.mean())) for beta, gap, kl in rows]
 
 
-def flipped_both_ways(report: DialReport) -> float:
+def flipped_both_ways(report: ScalingReport) -> float:
     return min(report.flips_up, report.flips_down)
 
 
 def fit_and_test(
-    model: HookedModel, task: str, method: str, items: tuple[list[DialItem], list[DialItem], list[DialItem]], steps: int
+    model: HookedModel,
+    task: str,
+    method: str,
+    items: tuple[list[ContrastPrompt], list[ContrastPrompt], list[ContrastPrompt]],
+    steps: int,
 ) -> tuple[Steering, DialResult]:
     train, test, others = items
     objective = replace(OBJECTIVES[method], steps=steps)
@@ -167,7 +171,7 @@ def fit_and_test(
 
 
 def kept_curve(
-    model: HookedModel, fitted: ActivationScaling, test: Sequence[DialItem]
+    model: HookedModel, fitted: ActivationScaling, test: Sequence[ContrastPrompt]
 ) -> list[dict[str, float | int | str]]:
     """Flip rates with only the n largest scalars kept, and with as many dealt to random places."""
     rows: list[dict[str, float | int | str]] = []

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from workbench.comparison.arm_kinds import METHOD_KINDS
 
 from tests.command import Command, command_line
 from workbench.cli.jobs import DOMAIN_METHODS
 from workbench.cli.method_jobs import METHODS
-from workbench.comparison.arm_kinds import METHOD_KINDS
 
 
 @pytest.fixture

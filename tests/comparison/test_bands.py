@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from workbench.comparison.arm_kinds import ARM_KINDS, counts_of, settings_of, unmet
 
 from tests.contests import contest, neutral, question_task
 from tests.tiny import tiny_model
 from workbench.activations import capture
-from workbench.comparison.arm_kinds import ARM_KINDS, counts_of, settings_of, unmet
 from workbench.comparison.bands import MAX_EVALUATIONS, Band, usable_band
 from workbench.comparison.fitting import Ground, fit_arm
 from workbench.comparison.strengths import edit_size

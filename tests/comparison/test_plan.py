@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workbench.comparison.arm_kinds import ARM_KINDS
 
 from tests.contests import small_spec
-from workbench.comparison.arm_kinds import ARM_KINDS
 from workbench.comparison.catalogue import plan_without_weights, shape_of
 from workbench.comparison.plan import TaskFacts, make_plan, memory_bytes, searched_layers
 from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
@@ -108,7 +108,9 @@ def test_a_task_fitted_on_the_same_data_is_not_fitted_or_searched_again() -> Non
 
 
 def test_dials_cost_their_steps() -> None:
-    spec = dataclasses.replace(small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_dial=5, dial_steps=7))
+    spec = dataclasses.replace(
+        small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_optimisation_prompts=5, n_optimisation_steps=7)
+    )
     work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
     assert work.n_fitted == 24 + 2 * 4 * 7 * 5
 

@@ -2,18 +2,26 @@
 
 import pytest
 import torch
+from workbench.interventions.learned_scaling import dial_batch, evaluate_scaling
 
 from tests.tiny import tiny_model
 from workbench.activations import capture
-from workbench.interventions import ActivationScaling, DialItem, DynScalar, Objective, SteeringError, SteerVec, steer
-from workbench.interventions.learned_scaling import dial_batch, evaluate_dial
+from workbench.interventions import (
+    ActivationScaling,
+    ContrastPrompt,
+    DynScalar,
+    Objective,
+    SteeringError,
+    SteerVec,
+    steer,
+)
 from workbench.models import HookedModel
 from workbench.records import Site
 
 ITEMS = [
-    DialItem("the court shall", "river", "cell"),
-    DialItem("a sum is", "court", "x"),
-    DialItem("it was the", "y", "of"),
+    ContrastPrompt("the court shall", "river", "cell"),
+    ContrastPrompt("a sum is", "court", "x"),
+    ContrastPrompt("it was the", "y", "of"),
 ]
 
 
@@ -88,7 +96,7 @@ def test_keep_top_keeps_the_largest(model: HookedModel) -> None:
 
 def test_report_by_hand(model: HookedModel) -> None:
     """At alpha 0 both ends are the unsteered model: no divergence, and one direction of every item is right."""
-    report = evaluate_dial(model, ActivationScaling(torch.zeros(1, 4), ("mlp_out.0",)), ITEMS)
+    report = evaluate_scaling(model, ActivationScaling(torch.zeros(1, 4), ("mlp_out.0",)), ITEMS)
     assert report.kl == pytest.approx(0, abs=1e-6)
     assert report.top_kept == 1.0
     assert report.flips_up + report.flips_down == pytest.approx(1.0)
@@ -116,21 +124,21 @@ def test_gradients_reach_through_hooks(model: HookedModel) -> None:
     ("items", "message"),
     [
         ([], "no items"),
-        ([*ITEMS, DialItem("x", "y", "of")], "tied to positions"),
-        ([DialItem("the court shall", "river cell", "x")], "single tokens"),
+        ([*ITEMS, ContrastPrompt("x", "y", "of")], "tied to positions"),
+        ([ContrastPrompt("the court shall", "river cell", "x")], "single tokens"),
     ],
 )
-def test_mistakes_raise(model: HookedModel, items: list[DialItem], message: str) -> None:
+def test_mistakes_raise(model: HookedModel, items: list[ContrastPrompt], message: str) -> None:
     with pytest.raises(SteeringError, match=message):
         ActivationScaling.fit(model, items)
 
 
 def test_an_item_needs_two_answers() -> None:
     with pytest.raises(ValueError, match="are the same"):
-        DialItem("the", "x", "x")
+        ContrastPrompt("the", "x", "x")
 
 
 def test_unequal_prompts_are_fine_for_dyn_scalar(model: HookedModel) -> None:
-    items = [*ITEMS, DialItem("x", "y", "of")]
+    items = [*ITEMS, ContrastPrompt("x", "y", "of")]
     fitted, _ = DynScalar.fit(model, items, objective=Objective(steps=2))
     assert capture(model, model.tokenize(["x"]), [fitted.sites[0]]).shape[-1] == fitted.probes.shape[-1]

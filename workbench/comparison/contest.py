@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.comparison.arm_kinds import unmet
 from workbench.comparison.damage import N_ELSEWHERE, N_WRITTEN, openings
 from workbench.comparison.damage_table import damages
 from workbench.comparison.entrants import Bench, Contest, make_bench
-from workbench.comparison.fitting import Ground
+from workbench.comparison.fitting import unmet
 from workbench.comparison.plan import Plan, TaskFacts, arms_of_spec, make_plan, searched_layers
 from workbench.comparison.run import N_TOGETHER, run_cells
 from workbench.comparison.spec import Spec
 from workbench.comparison.store import CellKey, CellStore, open_store
 from workbench.comparison.tables import Cells, TaskTable, contrasts, curves, domain_counts, fronts, record_frame
-from workbench.interventions import Scope
+from workbench.interventions import FitContext, FittingData
 from workbench.models import HookedModel
 from workbench.records import Contrast, Damage, Prompt, Split, StrengthCurve, save_table
-from workbench.tasks.base import FittingData, TaskError, check_subjects, score_parts
+from workbench.tasks.base import TaskError, check_subjects, score_parts
 from workbench.tasks.metrics import NeutralText, Part
 from workbench.tasks.scoring import continuations
 
@@ -81,13 +80,14 @@ def run_prepared(
     twins, kept = _twins(prepared.contests, prepared.data), {}
     for contest, data in zip(prepared.contests, prepared.data, strict=True):
         name = contest.task.name
-        grounds = kept.get(twins.get(name, name))
-        if grounds is None:
-            grounds = {seed: _ground_of(bench, contest, data, seed) for seed in prepared.spec.seeds}
+        contexts = kept.get(twins.get(name, name))
+        if contexts is None:
+            contexts = {seed: _context_of(bench, contest, data, seed) for seed in prepared.spec.seeds}
         if name in twins.values():
-            kept[name] = grounds
+            kept[name] = contexts
         own = [key for key in prepared.plan.cells if key.task == name]
-        run_cells(bench, contest, grounds, own, twin=twins.get(name, ""), on_cell=count)
+        layers = searched_layers(prepared.spec.sizes, prepared.model.n_layers)
+        run_cells(bench, contest, contexts, layers, own, twin=twins.get(name, ""), on_cell=count)
     outcomes = tabulate(prepared, store)
     write_tables(outcomes, folder)
     return outcomes
@@ -106,12 +106,14 @@ def _facts_of(
         check_subjects(contest.task.name, split, items[split])
     every = [item.prompt for chosen in items.values() for item in chosen]
     lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in every]
-    has_words = True
+    has_instruction = True
     try:
         contest.task.prompted()
     except TaskError:
-        has_words = False
-    reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
+        has_instruction = False
+    reasons = {
+        arm.name: unmet(arm, data, has_instruction=has_instruction, lengths=lengths) for arm in arms_of_spec(spec)
+    }
     return TaskFacts(
         contest.task.name,
         reasons,
@@ -125,13 +127,18 @@ def _facts_of(
     )
 
 
-def _ground_of(bench: Bench, contest: Contest, data: FittingData, seed: int) -> Ground:
+def _context_of(bench: Bench, contest: Contest, data: FittingData, seed: int) -> FitContext:
     """What all arms of a task are fitted on, with one seed."""
-    spec, model = bench.spec, bench.model
-    layers, scope = searched_layers(spec.sizes, model.n_layers), Scope(spec.scope)  # pyright: ignore[reportArgumentType]
-    sizes = spec.sizes
-    counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
-    return Ground(model, data, layers, spec.k, seed, contest.pooling, scope, *counts)
+    sizes = bench.spec.sizes
+    return FitContext(
+        bench.model,
+        data,
+        seed=seed,
+        pooling=contest.pooling,
+        n_fit=sizes.n_fit,
+        n_optimisation_prompts=sizes.n_optimisation_prompts,
+        n_optimisation_steps=sizes.n_optimisation_steps,
+    )
 
 
 def _twins(contests: Sequence[Contest], data: Sequence[FittingData]) -> dict[str, str]:

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.comparison.arm_kinds import ARM_KINDS, UNSTEERED
 from workbench.comparison.damage import MEASURES, Measure
 from workbench.comparison.tables import Cells, TaskTable
+from workbench.interventions import UNSTEERED, arm_named, arm_rank
 from workbench.records import BudgetKind, Damage
 from workbench.statistics import Interval, paired_interval
 
@@ -23,15 +23,14 @@ def damages(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> list[
     task writes nothing. Draws and seeds are averaged.
     """
     found = []
-    order = list(ARM_KINDS)
     for task in tasks:
         groups = _groups(cells, task)
         base = groups.pop((UNSTEERED, "none", 0.0), [])
-        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], order.index(group[0]))):
+        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], arm_rank(group[0]))):
             own = groups[arm, budget, level]
             for measure in _measures(own, task):
                 means = _means(own, measure.name), _means(base, measure.name)
-                head = (task.name, arm, ARM_KINDS[arm].role, budget, level, measure.name, measure.unit, measure.worse)
+                head = (task.name, arm, arm_named(arm).role, budget, level, measure.name, measure.unit, measure.worse)
                 found.append(Damage(*head, *_paired(*means, seed)))
     return found
 

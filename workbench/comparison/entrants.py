@@ -1,16 +1,16 @@
 """Who takes part in a comparison: the tasks, what all of them share, and one arm with what is fitted for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from workbench.comparison.arm_kinds import ArmKind
 from workbench.comparison.damage import openings
-from workbench.comparison.fitting import Ground, Variant
+from workbench.comparison.fitting import Variant, fit_arm
 from workbench.comparison.spec import Spec, SpecError
 from workbench.comparison.store import CellStore
+from workbench.interventions import FitContext, MethodCard, Setting
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Prompt, Split
 from workbench.tasks.base import Metric, Scores, Task
@@ -67,8 +67,9 @@ class Entrant:
 
     bench: Bench
     contest: Contest
-    ground: Ground
-    arm: ArmKind
+    context: FitContext
+    layers: tuple[int, ...]
+    arm: MethodCard
     draw: int
     seed: int
     twin: str = ""
@@ -78,10 +79,16 @@ class Entrant:
         """The one that settings are chosen by."""
         return self.contest.task.metrics[0]
 
-    def variants(self, kind: BudgetKind, level: float) -> dict[str, Variant]:
-        """All settings, fitted; at a budget of coordinates with that many units. Raises `ValueError` if impossible."""
-        k = int(level) if kind == "coordinates" else self.bench.spec.k
-        return {variant.setting: variant for variant in self.ground.fitted(self.arm.name, k, self.draw)}
+    def settings(self, kind: BudgetKind, level: float) -> dict[str, Setting]:
+        """All settings that are tried, at a budget of coordinates with that many units."""
+        exact_k = int(level) if kind == "coordinates" else None
+        settings = self.arm.settings(self.layers, self.bench.spec.k, self.context.n_heads, exact_k)
+        return {setting.name: setting for setting in settings}
+
+    def variant(self, kind: BudgetKind, level: float, name: str) -> Variant:
+        """One setting, fitted; raises `NotApplicable` where the data do not allow it."""
+        setting = replace(self.settings(kind, level)[name], draw=self.draw)
+        return fit_arm(self.arm, self.context, setting, self.bench.spec.scope)
 
     def baseline(self, split: Split, *, is_prompted: bool = False) -> Scores:
         task = self.contest.task.prompted() if is_prompted else self.contest.task

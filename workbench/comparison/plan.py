@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.comparison.arm_kinds import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.comparison.arms import spread_layers
 from workbench.comparison.damage import N_OPENINGS, N_WRITTEN
 from workbench.comparison.spec import ModelShape, SizeSpec, Spec, SpecError
 from workbench.comparison.store import CellKey, Stage, check_distinct
+from workbench.interventions import CONTROLS, PROMPT_ONLY, UNSTEERED, MethodCard, SteeringError, arm_named, method_named
 from workbench.tasks.metrics import LOGITS_BYTES
 
 EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
@@ -15,7 +15,7 @@ CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for
 NEUTRAL_PASSES: dict[Stage, float] = {"search": EVALUATIONS_PER_SEARCH, "test": 1.0, "curve": CURVE_PASSES / 2}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CURVE_LEVEL = 0.0
-DIAL_PASSES = 4  # forward passes that a step of a dial is worth: both ends, forward and backward
+OPTIMISATION_PASSES = 4  # forward passes that a step of learned scaling is worth: both ends, forward and backward
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Plan:
     n_generated: float
 
 
-def arms_of_spec(spec: Spec) -> tuple[ArmKind, ...]:
+def arms_of_spec(spec: Spec) -> tuple[MethodCard, ...]:
     """The methods asked for, then every control; raises `SpecError` for an unknown method."""
-    known = [name for name, kind in ARM_KINDS.items() if kind.role == "method"]
-    for name in spec.methods:
-        if name not in known:
-            raise SpecError(f"unknown method {name!r}; choose one of {', '.join(known)} (controls are always run)")
-    return tuple(ARM_KINDS[name] for name in spec.methods) + CONTROL_KINDS
+    try:
+        methods = tuple(method_named(name) for name in spec.methods)
+    except SteeringError as error:
+        raise SpecError(f"{error} (controls are always run)") from error
+    return methods + tuple(CONTROLS.values())
 
 
 def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:
@@ -142,25 +142,30 @@ def _fitted(spec: Spec, task: TaskFacts, cells: Sequence[CellKey]) -> float:
     """Texts run to fit the arms of a task: the rows that all share, then what every setting of a method needs."""
     sizes, both_sides = spec.sizes, 2.0 * task.n_fit
     cost = {"rows": 0.0, "once": 0.0, "per setting": both_sides}
-    cost["dial"] = DIAL_PASSES * sizes.dial_steps * min(sizes.n_dial, task.n_fit)
+    cost["optimisation"] = (
+        OPTIMISATION_PASSES * sizes.n_optimisation_steps * min(sizes.n_optimisation_prompts, task.n_fit)
+    )
     settings = {
         (key.arm, key.setting, key.seed, key.level if key.budget == "coordinates" else 0)
         for key in cells
         if key.stage == "search"
     }
-    once = {(arm, seed) for arm, _, seed, _ in settings if ARM_KINDS[arm].fit == "once"}
-    return both_sides * (len(spec.seeds) + len(once)) + sum(cost[ARM_KINDS[arm].fit] for arm, *_ in settings)
+    once = {(arm, seed) for arm, _, seed, _ in settings if arm_named(arm).cost == "once"}
+    return both_sides * (len(spec.seeds) + len(once)) + sum(cost[arm_named(arm).cost] for arm, *_ in settings)
 
 
-def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int) -> list[CellKey]:
+def _cells_of_arm(
+    spec: Spec, task: str, arm: MethodCard, layers: Sequence[int], n_heads: int, seed: int
+) -> list[CellKey]:
     if arm.name in (UNSTEERED, PROMPT_ONLY):
         return [CellKey(task, arm.name, 0, "test", "-", "none", 0.0, seed)]
-    settings = settings_of(arm, layers, spec.k, n_heads)
     cells = []
     for draw in range(draws_of(spec, arm)):
         for kind, level in spec.budgets.levels():
             if kind == "coordinates" and not arm.takes_count:
                 continue
+            exact_k = int(level) if kind == "coordinates" else None
+            settings = [setting.name for setting in arm.settings(layers, spec.k, n_heads, exact_k)]
             cells += [CellKey(task, arm.name, draw, "search", s, kind, level, seed) for s in settings]
             cells.append(CellKey(task, arm.name, draw, "test", "chosen", kind, level, seed))
     if spec.sizes.curves and seed == spec.seeds[0]:
@@ -168,7 +173,7 @@ def _cells_of_arm(spec: Spec, task: str, arm: ArmKind, layers: Sequence[int], n_
     return cells
 
 
-def draws_of(spec: Spec, arm: ArmKind) -> int:
+def draws_of(spec: Spec, arm: MethodCard) -> int:
     """How many random draws of an arm are run."""
     if not arm.is_drawn:
         return 1

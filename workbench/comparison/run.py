@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.comparison.arm_kinds import PROMPT_ONLY, UNSTEERED, settings_of
 from workbench.comparison.bands import usable_band
 from workbench.comparison.budgets import Budget, find_strengths
 from workbench.comparison.damage import (
@@ -31,11 +30,11 @@ from workbench.comparison.damage import (
     text_damage,
 )
 from workbench.comparison.entrants import Bench, Contest, Entrant
-from workbench.comparison.fitting import Ground, Variant
+from workbench.comparison.fitting import Variant, scope_of
 from workbench.comparison.plan import arms_of_spec
 from workbench.comparison.store import CellKey
 from workbench.comparison.strengths import EditSize, edit_sizes
-from workbench.interventions import Scope
+from workbench.interventions import PROMPT_ONLY, UNSTEERED, FitContext, Scope
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, Split
 from workbench.statistics import Interval, paired_interval
@@ -51,7 +50,8 @@ FIRST_NORM = 0.3  # where searches start: the norm of the edit at KL 0.1, as a s
 def run_cells(
     bench: Bench,
     contest: Contest,
-    grounds: Mapping[int, Ground],
+    contexts: Mapping[int, FitContext],
+    layers: tuple[int, ...],
     cells: Sequence[CellKey],
     *,
     twin: str = "",
@@ -59,17 +59,18 @@ def run_cells(
 ) -> None:
     """Run the cells of one task that are not in the store yet; `on_cell` is called for every one, new or old.
 
-    `grounds` are by seed. `twin` is a task that was run before and is fitted on the same: its strengths are taken over.
+    `contexts` are by seed, `layers` those searched. `twin` is a task that was run before and is fitted on the same: its
+    strengths are taken over.
     Call it without steering on the model. Interrupted at any point, it goes on from the cells that are there.
     """
     arms = {arm.name: arm for arm in arms_of_spec(bench.spec)}
-    for seed, ground in grounds.items():
+    for seed, context in contexts.items():
         groups: dict[tuple[str, int], list[CellKey]] = {}
         for key in cells:
             if key.seed == seed:
                 groups.setdefault((key.arm, key.draw), []).append(key)
         runs = [
-            (Entrant(bench, contest, ground, arms[name], draw, seed, twin), keys)
+            (Entrant(bench, contest, context, layers, arms[name], draw, seed, twin), keys)
             for (name, draw), keys in groups.items()
         ]
         for key in _finished(runs):
@@ -157,7 +158,7 @@ def _search(cells: Sequence[Cell]) -> dict[CellKey, dict[str, Any]]:
 
 
 def _variant(entrant: Entrant, key: CellKey) -> Variant:
-    return entrant.variants(key.budget, key.level)[key.setting]
+    return entrant.variant(key.budget, key.level, key.setting)
 
 
 def _of_twins(cells: Sequence[Cell]) -> dict[CellKey, dict[str, Any]]:
@@ -232,9 +233,8 @@ def _guess(job: _Job, size: EditSize, target: float) -> float:
 def _chosen(entrant: Entrant, kind: BudgetKind, level: float, task: str) -> tuple[CellKey | None, str]:
     """The search cell of best primary metric on *tune* among those that reached the budget, or why there is none."""
     arm, bench = entrant.arm, entrant.bench
-    heads = bench.model.n_layers * bench.model.n_heads
     notes, found = [], {}
-    for setting in settings_of(arm, entrant.ground.layers, bench.spec.k, heads):
+    for setting in entrant.settings(kind, level):
         key = CellKey(task, arm.name, entrant.draw, "search", setting, kind, level, entrant.seed)
         results = bench.store.read(key)
         notes.append(results["note"])
@@ -255,7 +255,10 @@ def _baseline(entrant: Entrant) -> Results:
     scores = entrant.baseline("test", is_prompted=is_prompted)
     if is_prompted:
         return {**_scored(scores), "damage": _prompted_damage(entrant, scores)}
-    return {**_scored(scores), "damage": _damages(entrant, PLAIN, entrant.ground.scope, [scores])[0]}
+    return {
+        **_scored(scores),
+        "damage": _damages(entrant, PLAIN, scope_of(entrant.arm, entrant.bench.spec.scope), [scores])[0],
+    }
 
 
 def _test(cells: Sequence[Cell]) -> dict[CellKey, Results]:

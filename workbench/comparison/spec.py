@@ -101,9 +101,9 @@ class BudgetSpec:
 class SizeSpec:
     """How much text is run; `n_layers` layers spread over the depth are searched, in every arm alike.
 
-    `n_fit` texts (or pairs) of each side are fitted on; methods with a dial learn from `n_dial` prompts in `dial_steps`
-    steps. `n_random` draws of k dimensions, `n_drawn` of noise and of shuffled labels. `curves` asks for strength
-    curves with usable bands.
+    `n_fit` texts (or pairs) of each side are fitted on; learned scaling takes `n_optimisation_prompts` prompts in
+    `n_optimisation_steps` steps. `n_random` draws of k dimensions, `n_drawn` of noise and of shuffled labels. `curves`
+    asks for strength curves with usable bands.
     """
 
     n_neutral: int = 12
@@ -111,8 +111,8 @@ class SizeSpec:
     n_tune: int = 24
     n_test: int = 60
     n_fit: int = 96
-    n_dial: int = 32
-    dial_steps: int = 60
+    n_optimisation_prompts: int = 32
+    n_optimisation_steps: int = 60
     n_layers: int = 3
     layers: tuple[int, ...] = ()
     n_random: int = 5
@@ -122,7 +122,11 @@ class SizeSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen."""
+    """A comparison: methods and tasks, budgets, sizes and seeds.
+
+    `k` is the number of coordinates that every method chooses which counts them. `scope` is where all arms edit, the
+    same tokens for a fair comparison; "own" leaves every method its own.
+    """
 
     name: str
     methods: tuple[str, ...]
@@ -145,7 +149,8 @@ class Spec:
     def quick(self) -> "Spec":
         """The same comparison with one KL level, two layers, fewer items and no curves; still five random draws."""
         level = self.budgets.kl[len(self.budgets.kl) // 2] if self.budgets.kl else self.budgets.at_kl
-        most = {"n_neutral": 4, "n_tune": 6, "n_test": 12, "n_fit": 24, "n_dial": 6, "dial_steps": 12, "n_layers": 2}
+        most = {"n_neutral": 4, "n_tune": 6, "n_test": 12, "n_fit": 24, "n_layers": 2}
+        most |= {"n_optimisation_prompts": 6, "n_optimisation_steps": 12}
         fewer = {name: min(count, getattr(self.sizes, name)) for name, count in most.items()}
         sizes = dataclasses.replace(self.sizes, **fewer, layers=(), n_drawn=1, curves=False)
         budgets = dataclasses.replace(self.budgets, kl=(level,), edit=(), coordinates=())
@@ -169,8 +174,8 @@ def left_out(whole: Spec, quick: Spec) -> str:
         "n_test": "test items",
         "n_fit": "texts fitted on",
         "n_neutral": "neutral passages",
-        "n_dial": "prompts per dial",
-        "dial_steps": "steps per dial",
+        "n_optimisation_prompts": "prompts of learned scaling",
+        "n_optimisation_steps": "steps of learned scaling",
         "n_drawn": "draws of noise and of shuffled labels",
     }
     counts = {name: (getattr(quick.sizes, name), getattr(whole.sizes, name)) for name in words}
@@ -331,8 +336,9 @@ def _check(spec: Spec) -> None:
             raise SpecError(f"budget {kind} = {level:g} is listed twice, which would make duplicate cells")
     if not spec.seeds:
         raise SpecError("no seed is given; set seeds = [0]")
-    if spec.scope not in get_args(Where):
-        raise SpecError(f"unknown scope {spec.scope!r}; choose one of {', '.join(get_args(Where))}")
+    scopes = (*get_args(Where), "own")
+    if spec.scope not in scopes:
+        raise SpecError(f"unknown scope {spec.scope!r}; choose one of {', '.join(scopes)}")
     sizes = spec.sizes
     if min(sizes.n_neutral, sizes.n_tune, sizes.n_test, sizes.n_fit) < 2:
         raise SpecError("n_neutral, n_tune, n_test and n_fit must be at least 2: one item gives no interval")

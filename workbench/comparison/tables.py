@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
-from workbench.comparison.arm_kinds import ARM_KINDS, PROMPT_ONLY, UNSTEERED
 from workbench.comparison.store import CellKey
+from workbench.interventions import PROMPT_ONLY, UNSTEERED, arm_named, arm_rank
 from workbench.records import BudgetKind, Contrast, StrengthCurve
 from workbench.statistics import (
     Interval,
@@ -30,7 +30,8 @@ from workbench.statistics import (
 from workbench.tasks.base import Metric
 
 Cells = Mapping[CellKey, Mapping[str, Any]]
-RIVALS = ("whole-dimension", "sadi", "random-k", PROMPT_ONLY)  # what methods are compared with, beside unsteered
+# What methods are compared with, beside unsteered.
+RIVALS = ("caa", "whole-dimension", "sadi-heads", "sadi-mlp", "random-k", PROMPT_ONLY)
 NAN = math.nan
 
 
@@ -61,7 +62,7 @@ def contrasts(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> lis
         base = _entry(cells, entry.task, UNSTEERED, "none", 0.0)
         for index, metric in enumerate(entry.task.metrics):
             found.append(_contrast(entry, base, metric, seed, is_primary=index == 0))
-            if ARM_KINDS[entry.arm].role == "method":
+            if arm_named(entry.arm).role == "method":
                 for rival in RIVALS:
                     same = (entry.budget, entry.level) if rival != PROMPT_ONLY else ("none", 0.0)
                     other = _entry(cells, entry.task, rival, *same)
@@ -146,7 +147,7 @@ def curves(cells: Cells, tasks: Sequence[TaskTable], *, limit: float) -> list[St
         for key, results in cells.items():
             if key.task == task.name and key.stage == "curve":
                 found.append(_curve(task, key, results, limit))
-    return sorted(found, key=lambda one: (one.task, list(ARM_KINDS).index(one.arm)))
+    return sorted(found, key=lambda one: (one.task, arm_rank(one.arm)))
 
 
 def _curve(task: TaskTable, key: CellKey, results: Mapping[str, Any], limit: float) -> StrengthCurve:
@@ -185,9 +186,8 @@ def _entries(cells: Cells, tasks: Sequence[TaskTable]) -> list[_Entry]:
         if key.stage == "test" and key.arm != UNSTEERED:
             found.setdefault((key.task, key.arm, key.budget, key.level), None)
     order = {task.name: (index, task) for index, task in enumerate(tasks)}
-    arms = list(ARM_KINDS)
     known = [one for one in found if one[0] in order]
-    known.sort(key=lambda one: (order[one[0]][0], one[2], one[3], arms.index(one[1])))
+    known.sort(key=lambda one: (order[one[0]][0], one[2], one[3], arm_rank(one[1])))
     return [_entry(cells, order[task][1], arm, budget, level) for task, arm, budget, level in known]
 
 
@@ -219,7 +219,7 @@ def _contrast(entry: _Entry, other: _Entry, metric: Metric, seed: int, *, is_pri
         task=entry.task.name,
         domain=entry.task.domain,
         arm=entry.arm,
-        role=ARM_KINDS[entry.arm].role,
+        role=arm_named(entry.arm).role,
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
@@ -291,7 +291,7 @@ def _note(entry: _Entry) -> str:
     """What a reader must know: draws averaged, budgets out of reach, arms that could not be fitted."""
     notes = []
     ran = [results for results in entry.cells.values() if "values" in results]
-    if ARM_KINDS[entry.arm].is_drawn:
+    if arm_named(entry.arm).is_drawn:
         notes.append(f"mean of {len(ran)} draw(s)")
     if len(ran) < len(entry.cells) or not ran:
         notes += [results["note"] for results in entry.cells.values() if "values" not in results]

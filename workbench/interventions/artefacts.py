@@ -1,142 +1,63 @@
-"""Saving and loading steerings: safetensors with a JSON header that says what the numbers mean.
-
-The header names the operation, its sites and 0-based layers, the basis, the unit and sign of strength, the scope it was
-made for, the fingerprint of the model, the hashes of the data and the library version, so that a file read elsewhere
-cannot silently mean something else.
-"""
+"""Loading saved steerings; `save_steering` writes them."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.interventions.base import Combination, Scope, Steering, SteeringError, Where, check_fit
-from workbench.interventions.methods import METHODS
+from workbench.interventions.base import Artefact, Combination, Scope, Steering, SteeringError, Where
+from workbench.interventions.files import FileError, read_file
+from workbench.interventions.methods import steering_classes
 from workbench.models import HookedModel
 
-FORMAT = "workbench-steering"
-FORMAT_VERSION = 2
 
+def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] | None = None) -> Artefact:
+    """Read a steering of one of `kinds` (all methods by default), or a combination of such.
 
-@dataclass(frozen=True)
-class Artefact:
-    """A loaded steering with what its file says about it."""
-
-    steering: Steering
-    scope: Scope
-    header: Mapping[str, Any]
-
-
-def save_steering(
-    path: str | Path,
-    steering: Steering,
-    model: HookedModel,
-    *,
-    scope: Scope | Where = "all_but_first",
-    data_hashes: Mapping[str, str] | None = None,
-) -> None:
-    """Write a steering for one model to one file; complete or not at all."""
-    scope = scope if isinstance(scope, Scope) else Scope(scope)
-    if isinstance(steering, Combination):
-        raise SteeringError("a combination is several steerings; save its parts, and combine them after loading")
-    check_fit(model, steering)
-    tensors, values = {}, {}
-    assert dataclasses.is_dataclass(steering)
-    for field in dataclasses.fields(steering):
-        value = getattr(steering, field.name)
-        if isinstance(value, Tensor):
-            tensors[field.name] = value.detach().cpu().contiguous()
-        else:
-            values[field.name] = value
-    header = {
-        "operation": type(steering).__name__,
-        "sites": [str(site) for site in steering.sites],
-        "layers_counted_from": 0,
-        "values": values,
-        "basis": "raw coordinates of the Hugging Face model, no folding or centring",
-        "strength": "multiplies the delta added to the activation; 0 is the identity; unit: 1 delta as fitted",
-        "sign": "positive strength moves towards the positive examples",
-        "scope": dataclasses.asdict(scope),
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "data": dict(data_hashes or {}),
-        "library": version("dcd-workbench"),
-    }
-    header["digest"] = _digest(tensors, header)
-    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
-    path = Path(path)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
-
-
-def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] = METHODS) -> Artefact:
-    """Read a steering of one of `kinds`; raises `SteeringError` if the file is damaged, unknown or of another model."""
-    if not Path(path).is_file():
-        raise SteeringError(f"{path} does not exist; fit a steering and save it first")
+    Raises `SteeringError` if the file is damaged, unknown or of another model.
+    """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            # Cloned, because a tensor read from a file may lie where sums round in another order.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise SteeringError(f"{path} is damaged or no steering artefact ({error}); save it again") from error
-    if metadata.get("format") != FORMAT:
-        raise SteeringError(f"{path} is not a steering artefact of this workbench")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise SteeringError(
-            f"{path} has artefact version {metadata.get('version')}, this library reads {FORMAT_VERSION}; update it"
-        )
-    header = _intact_header(path, metadata.get("header", ""), tensors)
+        tensors, header = read_file(path)
+    except FileError as error:
+        raise SteeringError(str(error)) from error
     if header["fingerprint"] != model.fingerprint:
         raise SteeringError(f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}")
-    known = {kind.__name__: kind for kind in kinds}
-    if header["operation"] not in known:
-        raise SteeringError(f"{path} holds a {header['operation']}, expected one of {', '.join(known)}")
-    steering = known[header["operation"]](**tensors, **_values(known[header["operation"]], header["values"]))
+    known = {kind.__name__: kind for kind in (steering_classes() if kinds is None else kinds)}
+    steering = _read(path, header, tensors, "", known)
     where = header["scope"]["where"]
-    return Artefact(
-        steering,
-        Scope(where if where in get_args(Where) else tuple(where), tuple(header["scope"]["exclude"])),
-        header,
-    )
+    scope = Scope(where if where in get_args(Where) else tuple(where), tuple(header["scope"]["exclude"]))
+    return Artefact(steering, scope, header)
 
 
-def _intact_header(path: str | Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The header of a file in which neither it nor a tensor was changed, without its digest."""
-    try:
-        header = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SteeringError(f"{path} has no readable header ({error}); save it again") from error
-    if not isinstance(header, dict) or header.pop("digest", None) != _digest(tensors, header):
-        raise SteeringError(f"{path} was altered after it was saved (its digest does not match); save it again")
-    return header
-
-
-def _values(kind: type[Steering], values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values as the field types of a steering: every list becomes a tuple."""
+def _read(
+    path: str | Path,
+    described: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    prefix: str,
+    known: Mapping[str, type[Steering]],
+) -> Steering:
+    """One steering from its description and the tensors whose names start with a prefix."""
+    name = described["operation"]
+    if name == "Combination":
+        parts = [
+            (_read(path, part, tensors, f"{prefix}{number}.", known), part["weight"])
+            for number, part in enumerate(described["parts"])
+        ]
+        return Combination(tuple(parts))
+    if name not in known:
+        raise SteeringError(f"{path} holds a {name}, expected one of {', '.join(known)}")
+    kind = known[name]
     assert dataclasses.is_dataclass(kind)
-    return {name: _tuples(value) for name, value in values.items()}
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {field: _tuples(value) for field, value in described["values"].items()}
+    values |= {field: tensors[prefix + field] for field in fields if prefix + field in tensors}
+    if set(values) != fields:
+        raise SteeringError(f"{path} holds a {name} of another version of this library; fit it again")
+    return kind(**values)
 
 
 def _tuples(value: Any) -> Any:
+    """JSON lists are tuples in the fields of a steering."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        raw = tensors[name].contiguous().view(torch.uint8) if tensors[name].dim() else tensors[name].reshape(1)
-        digest.update(name.encode())
-        digest.update(str(tuple(tensors[name].shape)).encode())
-        digest.update(raw.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

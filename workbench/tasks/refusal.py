@@ -16,11 +16,12 @@ from typing import Literal, final, get_args
 import numpy as np
 from jaxtyping import Float64
 
+from workbench.interventions import FittingData
 from workbench.models import HookedModel
-from workbench.tasks.base import FittingData, ItemSet, Metric, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, Metric, TaskError, TaskItem
 from workbench.tasks.classifier import DomainClassifier, load_classifier
 from workbench.tasks.generation import WritingTask, Written, holds_one
-from workbench.tasks.questions import answer_pairs, dial_items
+from workbench.tasks.questions import answer_pairs, contrast_prompts
 
 BUILTIN = "refusal_classifier.json"
 REFUSES, COMPLIES, OTHER = "refuses", "complies", "other"
@@ -155,7 +156,9 @@ def _fitting(
         texts = (tuple(item.prompt for item in harmful), tuple(item.prompt for item in harmless))
         chosen = paired if is_towards else [_swapped(item) for item in paired]
         positive, negative = texts if is_towards else texts[::-1]
-        return FittingData(positive, negative, pairs=answer_pairs(chosen), dial_items=dial_items(model, chosen))
+        return FittingData(
+            positive, negative, pairs=answer_pairs(chosen), contrast_prompts=contrast_prompts(model, chosen)
+        )
 
     return fit_data
 
