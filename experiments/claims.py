@@ -178,7 +178,7 @@ def _compared(one: Contrast, *, is_equality: bool) -> tuple[str, str, int, str]:
     words = {
         "better": "shown",
         "worse": "not shown: the opposite is",
-        "no difference shown": f"not shown (a difference of {one.least:.2g} could have been)",
+        "no difference shown": f"not shown (minimum detectable difference {one.minimum_detectable_effect:.2g})",
     }
     if is_equality and one.verdict == "no difference shown":
         return measured, interval, one.n, f"not shown (equal to within {max(abs(one.low), abs(one.high)):.2g} at best)"

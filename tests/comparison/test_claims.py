@@ -7,7 +7,7 @@ import pytest
 
 from experiments.claims import CLAIMS, rows_of, table
 from workbench.comparison.contest import Outcomes
-from workbench.comparison.tables import sentence
+from workbench.comparison.tables import describe
 from workbench.records import Contrast
 
 COUNTS = ["task", "metric", "budget", "level", "arm", "against", "n_domains", "ahead", "behind", "better", "worse", "p"]
@@ -29,7 +29,7 @@ def contrast(arm: str, against: str, task: str, effect: float, verdict: str, *, 
         "n": 30,
         "n_missing": 0,
         "verdict": verdict,
-        "least": 0.1,
+        "minimum_detectable_effect": 0.1,
         "higher_is_better": True,
         "is_primary": is_primary,
     }
@@ -71,9 +71,9 @@ def test_no_difference_does_not_show_equality() -> None:
 
 def test_no_item_that_differs_is_said_so() -> None:
     where = ("austeer", "sadi", "choices/yes_no+two_way")
-    equal = replace(contrast(*where, 0.0, "no difference shown"), low=0.0, high=0.0, least=0.0)
+    equal = replace(contrast(*where, 0.0, "no difference shown"), low=0.0, high=0.0, minimum_detectable_effect=0.0)
     assert row_about(outcomes((equal,), []), "Sign consistency")["verdict"] == "not shown (no item differs)"
-    assert sentence(equal).endswith("(all 30 pairs are equal)")
+    assert describe(equal).endswith("(all 30 pairs are equal)")
 
 
 def test_a_count_of_domains_is_judged_by_its_sign_test() -> None:

@@ -41,7 +41,7 @@ def contrast(arm: str, kl: float, effect: float, **changes: object) -> Contrast:
         n=40,
         n_missing=0,
         verdict="no difference shown" if abs(effect) <= 0.02 else "better" if effect < 0 else "worse",
-        least=0.02,
+        minimum_detectable_effect=0.02,
     )
     return dataclasses.replace(one, **changes)
 

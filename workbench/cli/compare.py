@@ -185,13 +185,13 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
 
 def print_phrases(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
-    from workbench.comparison.tables import sentence
+    from workbench.comparison.tables import describe
     from workbench.records import Contrast
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]
     shown = sorted((one for one in own if one.verdict in ("better", "worse")), key=lambda one: one.role != "method")
     for one in shown[:N_PHRASES]:
-        typer.echo(sentence(one))
+        typer.echo(describe(one))
     if len(shown) > N_PHRASES:
         typer.echo(f"... and {len(shown) - N_PHRASES} more")
     counts = {word: sum(one.verdict == word for one in own) for word in ("no difference shown", "not measured")}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from workbench.comparison.contest import Outcomes, Prepared
 from workbench.comparison.spec import Spec
-from workbench.comparison.tables import sentence
+from workbench.comparison.tables import describe
 from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
 from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
 from workbench.figures.damage import damage_caption, damage_figure
@@ -90,7 +90,7 @@ def _phrases(contrasts: Sequence[Contrast]) -> str:
     controls = [one for one in shown if one.role == "control"]
     parts = []
     for title, found in (("Methods", methods), ("Controls", controls)):
-        items = "".join(f"<li>{escape(sentence(one))}</li>" for one in found) or "<li>no difference shown</li>"
+        items = "".join(f"<li>{escape(describe(one))}</li>" for one in found) or "<li>no difference shown</li>"
         parts.append(f"<h3>{title}: differences that were shown</h3><ul>{items}</ul>")
     hidden = sum(one.is_primary and one.verdict == "no difference shown" for one in contrasts)
     return "".join(parts) + f"<p>{hidden} further comparisons show no difference; the last section lists them.</p>"
@@ -216,7 +216,7 @@ def _strengths(outcomes: Outcomes, figures: Path) -> str:
 
 def _all(outcomes: Outcomes) -> str:
     names = ["task", "arm", "metric", "budget", "level", "against", "setting", "strength", "kl"]
-    names += ["effect", "low", "high", "q", "n", "verdict", "least", "note"]
+    names += ["effect", "low", "high", "q", "n", "verdict", "minimum_detectable_effect", "note"]
     frame = outcomes.frames["contrasts"]
     kept = frame[frame.is_primary].loc[:, names]
     more = "" if len(kept) <= N_ROWS else f" The first {N_ROWS} rows are shown."

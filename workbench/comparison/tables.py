@@ -1,4 +1,4 @@
-"""From finished cells to tables: every arm against the unsteered model and against the controls, with one phrase each.
+"""From finished cells to tables: every arm against the unsteered model and against the controls, with one line each.
 
 The unit is the subject: differences are averaged over the items of a subject, over draws and over seeds, then
 resampled. Adjusted p-values are over all contrasts to the same `against`. Same cells, same tables.
@@ -77,8 +77,8 @@ def record_frame(kind: type[Any], records: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame([[getattr(one, name) for name in names] for one in records], columns=pd.Index(names))
 
 
-def sentence(contrast: Contrast) -> str:
-    """A contrast in one phrase: better, worse, or no difference shown and what could have been shown."""
+def describe(contrast: Contrast) -> str:
+    """A contrast in one line: better, worse, or no difference shown and the minimum detectable difference."""
     budget = "" if contrast.budget == "none" else f" at {contrast.budget} {contrast.level:g}"
     about = f"{contrast.arm} on {contrast.task}{budget}, {contrast.metric}"
     if contrast.verdict == "not measured":
@@ -90,7 +90,7 @@ def sentence(contrast: Contrast) -> str:
     if contrast.low == contrast.high == 0:
         return f"{about}: no difference shown against {contrast.against} (all {contrast.n} pairs are equal)"
     if contrast.verdict == "no difference shown":
-        least = f"; a difference of about {contrast.least:.3g} {contrast.unit} could have been shown"
+        least = f"; minimum detectable difference {contrast.minimum_detectable_effect:.3g} {contrast.unit}"
         return f"{about}: no difference shown against {contrast.against} ({numbers}{least})"
     return f"{about}: {contrast.verdict} than {contrast.against} ({numbers})"
 
@@ -237,7 +237,7 @@ def _contrast(entry: _Entry, other: _Entry, metric: Metric, seed: int, *, is_pri
         n=interval.n,
         n_missing=n_missing,
         verdict="not measured",
-        least=interval.half_width,
+        minimum_detectable_effect=interval.half_width,
         note=note,
     )
 

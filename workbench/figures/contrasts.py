@@ -89,8 +89,8 @@ def hover(contrast: Contrast) -> str:
         f"<b>{escape(contrast.arm)}</b> on {escape(contrast.task)}<br>{number(contrast.effect)} "
         f"({number(contrast.low)} to {number(contrast.high)}), n = {contrast.n}, q = {number(contrast.q)}<br>"
         f"{budget}KL {number(contrast.kl)}, strength {number(contrast.strength)} "
-        f"({number(contrast.in_norms)} residual norms)<br>{contrast.verdict} (visible from ±{number(contrast.least)})"
-        f"{note}"
+        f"({number(contrast.in_norms)} residual norms)<br>{contrast.verdict} "
+        f"(visible from ±{number(contrast.minimum_detectable_effect)}){note}"
     )
 
 

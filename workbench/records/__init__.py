@@ -17,7 +17,15 @@ from workbench.records.dimensions import (
     Verdict,
     VerdictName,
 )
-from workbench.records.effects import BudgetKind, Comparison, Contrast, Damage, Outcome, StrengthCurve
+from workbench.records.effects import (
+    BudgetKind,
+    Comparison,
+    Contrast,
+    Damage,
+    NotApplicable,
+    Outcome,
+    StrengthCurve,
+)
 from workbench.records.masking import (
     MASK_MODES,
     TOKEN_SETS,
@@ -73,6 +81,7 @@ __all__ = [
     "LabelScore",
     "MaskMode",
     "MaskingResult",
+    "NotApplicable",
     "Outcome",
     "Pair",
     "PooledRows",

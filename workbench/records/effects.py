@@ -7,6 +7,13 @@ Outcome = Literal["better", "worse", "no difference shown", "not measured"]
 BudgetKind = Literal["kl", "edit", "coordinates", "none"]
 
 
+class NotApplicable(ValueError):  # noqa: N818 - an answer, not a fault: it is stored as a result
+    """A method cannot be fitted or run on what it was given, and the message says why.
+
+    Raised on purpose. It alone becomes a stored result ("not measured"); every other exception ends a run.
+    """
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One steered arm at one budget: effect with a paired 95 % interval over passages, beside what it cost.
@@ -45,8 +52,8 @@ class Contrast:
     none. `setting` is what was searched on *tune* ("layer 3", "k 16"). `in_norms` and `in_sds` are the strength in
     median residual norms and in natural standard deviations of the edited coordinates. `effect`, `low`, `high` are in
     `unit`, with a 95 % interval over `n` pairs; `n_missing` pairs could not be judged. `p` is of the sign-flip test,
-    `q` adjusted over all contrasts to the same `against`. `least` is the smallest difference that could have been
-    shown. What was not measured is NaN, and `note` says why.
+    `q` adjusted over all contrasts to the same `against`. `minimum_detectable_effect`, half the width of the
+    interval, is what so many pairs tend to detect. What was not measured is NaN, `note` says why.
     """
 
     task: str
@@ -73,7 +80,7 @@ class Contrast:
     n: int
     n_missing: int
     verdict: Outcome
-    least: float
+    minimum_detectable_effect: float
     note: str = ""
 
 
