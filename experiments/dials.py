@@ -27,6 +27,7 @@ from workbench.interventions import (
     Steering,
     SteerVec,
     builtin_items,
+    evaluate_scaling,
     usable_items,
 )
 from workbench.models import HookedModel, load_model
@@ -156,17 +157,18 @@ def fit_and_test(
 ) -> tuple[Steering, DialResult]:
     train, test, others = items
     objective = replace(OBJECTIVES[method], steps=steps)
-    fitted, report = METHODS[method].fit(model, train, objective=objective)
+    fitted = METHODS[method].fit(model, train, objective=objective)
+    report = evaluate_scaling(model, fitted, train)
     free = None
     if flipped_both_ways(report) < GOAL:
         bare = replace(objective, faithfulness=0.0, minimality=0.0)
-        free = flipped_both_ways(METHODS[method].fit(model, train, objective=bare)[1])
+        free = flipped_both_ways(evaluate_scaling(model, METHODS[method].fit(model, train, objective=bare), train))
     unsteered, up, down, kl = flip_rates(model, fitted, test)
     elsewhere = None
     if fitted.prompt_length is None and len(others) > 1:
         elsewhere = flip_rates(model, fitted, others)[1:3]
     doses = dose_curve(model, fitted, test)
-    common = (task, method, len(train), fitted.values.numel(), report, unsteered, up, down, kl, fitted.share_nonzero)
+    common = (task, method, len(train), fitted.values.numel(), report, unsteered, up, down, kl, fitted.fraction_nonzero)
     return fitted, DialResult(*common, elsewhere, free, doses)
 
 
@@ -216,12 +218,11 @@ def section(results: Sequence[DialResult], method: str) -> str:
             shown(result.flips_down),
             shown(result.kl),
             f"{result.share_nonzero:.0%} of {result.n_parameters:,}",
-            str(result.train.n_steps),
         ]
         for result in own
     ]
     columns = ("task", "training flips +1 / -1", "correct, unsteered", "correct at +1", "wrong at -1", "KL of others")
-    lines = [table((*columns, "non-zero", "steps"), rows), ""]
+    lines = [table((*columns, "non-zero"), rows), ""]
     lines += [goal_line(result) for result in own]
     for result in own:
         if result.other_lengths is not None:

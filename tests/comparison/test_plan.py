@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench.comparison.arm_kinds import ARM_KINDS
 
 from tests.contests import small_spec
 from workbench.comparison.catalogue import plan_without_weights, shape_of
 from workbench.comparison.plan import TaskFacts, make_plan, memory_bytes, searched_layers
 from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
+from workbench.interventions import every_card
 
 SPECS = Path(__file__).parents[2] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -75,7 +75,7 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in ARM_KINDS.values()}
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()}
     return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 

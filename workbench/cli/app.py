@@ -14,7 +14,7 @@ from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
 from workbench.cli.mask import mask
 from workbench.cli.masked_exam import mask_exam
-from workbench.cli.methods import fit, heads, layers
+from workbench.cli.methods import fit, heads, layers, methods
 from workbench.cli.paper import paper
 from workbench.cli.verdicts import verdict
 
@@ -221,9 +221,8 @@ def label(
 def steer(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     domain: Annotated[str | None, typer.Option("--domain", help="Steer towards this domain.")] = None,
-    method: Annotated[str, typer.Option("--method", help="cds (DCDs only) or whole-dimension.")] = "cds",
+    method: Annotated[str, typer.Option("--method", help="See `workbench methods`.")] = "cds",
     strength: Annotated[float, typer.Option("--strength", help="Multiplies the direction; negative reverses.")] = 1.0,
-    selection: SelectionName = "magnitude",
     layer: Annotated[int | None, typer.Option("--layer", help="0-based; the middle one by default.")] = None,
     artefact: Annotated[Path | None, typer.Option("--artefact", help="Use a saved steering instead.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Save the fitted steering to this file.")] = None,
@@ -236,7 +235,7 @@ def steer(
     model: Model = "builtin",
     corpus: Corpus = "builtin",
     domains: Domains = None,
-    k: K = 8,
+    k: Annotated[int | None, typer.Option("--k", help="Dimensions or units; the method's by default.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -246,16 +245,17 @@ def steer(
     download: Download = False,
 ) -> None:
     """Continue a text without and with steering."""
-    from workbench.cli import jobs, output
+    from workbench.cli import method_jobs, output
+    from workbench.interventions import Setting
 
     settings = _settings(
-        model, corpus, domains, k, seed, device, dtype, "full", batch_size, truncate, download, max_characters
+        model, corpus, domains, 8, seed, device, dtype, "full", batch_size, truncate, download, max_characters
     )
-    options = jobs.SteerOptions(
-        domain, method, strength, selection, layer, artefact, out, max_new_tokens, temperature, scope
+    options = method_jobs.SteerOptions(
+        domain, method, Setting(layer, k), strength, artefact, out, max_new_tokens, temperature, scope
     )
-    with output.progress_bars() as (stage, _):
-        plain, steered, steering = jobs.continuations(prompt, options, settings, stage)
+    with output.progress_bars():
+        plain, steered, steering = method_jobs.continuations(prompt, options, settings)
     sites = ", ".join(str(site) for site in steering.sites)
     typer.echo(f"{type(steering).__name__} at {sites}, strength {strength:g}")
     typer.echo(f"\n--- unsteered\n{prompt}{plain}\n\n--- steered\n{prompt}{steered}")
@@ -299,6 +299,7 @@ app.command()(compare)
 app.command("lm-eval")(lm_eval)
 app.command()(fit)
 app.command()(layers)
+app.command()(methods)
 app.command()(heads)
 app.command()(card)
 app.command()(mask)

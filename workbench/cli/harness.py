@@ -33,6 +33,7 @@ def lm_eval(
     import json
     import logging
 
+    from workbench.cli.jobs import read_scope
     from workbench.cli.output import no_other_bars
     from workbench.harness import HarnessError, evaluate_harness, require_harness
     from workbench.interventions import Scope, load_steering
@@ -46,7 +47,7 @@ def lm_eval(
     no_other_bars()
     loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
     saved = None if artefact is None else load_steering(artefact, loaded)
-    where = Scope(scope) if scope is not None else Scope() if saved is None else saved.scope  # pyright: ignore[reportArgumentType]
+    where = read_scope(scope) if scope is not None else Scope() if saved is None else saved.scope
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     result = evaluate_harness(
         loaded,

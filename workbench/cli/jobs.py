@@ -1,31 +1,22 @@
 """What the commands do, apart from reading options: composed from the library, with its heavy imports at the top."""
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 
-from workbench.corpus import BUILTIN_DOMAINS, corpus_hash
+from workbench.corpus import BUILTIN_DOMAINS
 from workbench.environment import Check
 from workbench.interventions import (
-    ContrastiveAddition,
-    CriticalDimensionSteering,
     Scope,
-    Steering,
     Where,
-    load_steering,
-    save_steering,
-    steer,
 )
 from workbench.models import HookedModel, ModelError, load_model
 from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
-
-DOMAIN_METHODS = ("cds", "whole-dimension")  # fitted on a domain against all others
 
 
 @dataclass(frozen=True)
@@ -36,41 +27,6 @@ class Found:
     prompts: list[Prompt]
     statistics: DimensionStatistics
     dcds: list[Dimension]
-
-
-@dataclass(frozen=True)
-class SteerOptions:
-    """What `workbench steer` was asked for, beside the settings of the model and the corpus."""
-
-    domain: str | None
-    method: str
-    strength: float
-    selection: str
-    layer: int | None
-    artefact: Path | None
-    out: Path | None
-    max_new_tokens: int
-    temperature: float
-    scope: str | None
-
-    def __post_init__(self) -> None:
-        if self.method not in DOMAIN_METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose one of {', '.join(DOMAIN_METHODS)}")
-        if (self.domain is None) == (self.artefact is None):
-            raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-        if self.artefact is not None and self.out is not None:
-            raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
-        if not math.isfinite(self.strength):
-            raise ValueError(f"--strength is {self.strength}; give a finite number, such as 2 or -1.5")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"--temperature is {self.temperature}; give 0 for greedy text, or more")
-        read_selection(self.selection)
-        if self.scope is not None:
-            read_scope(self.scope)
-        if self.out is not None:
-            check_file(self.out)
 
 
 def source_and_domains(corpus: str, domains: str | None) -> tuple[str, tuple[str, ...] | None]:
@@ -130,65 +86,6 @@ def find(settings: Settings, selection: Selection, progress: StageProgress) -> F
 def write_table(table: pd.DataFrame, out: Path) -> None:
     """Write a table as CSV, completely or not at all."""
     write_whole(out, table.to_csv(index=False))
-
-
-def continuations(
-    prompt: str, options: SteerOptions, settings: Settings, progress: StageProgress
-) -> tuple[str, str, Steering]:
-    """The text that follows the prompt without and with steering, and the steering."""
-    scope = Scope() if options.scope is None else read_scope(options.scope)
-    model = open_model(settings)
-    tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
-    if options.artefact is not None:
-        artefact = load_steering(options.artefact, model)
-        steering = artefact.steering
-        scope = artefact.scope if options.scope is None else scope
-        check_prompt_length(steering, int(tokens.lengths[0]))
-    else:
-        prompts = load_passages(settings, model)
-        steering = fit_on_domain(model, prompts, options, settings, progress)
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            save_steering(options.out, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
-    generation: dict[str, Any] = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "seed": settings.seed,
-    }
-    plain = model.decode(model.generate(tokens, **generation)[0])
-    with steer(model, steering, options.strength, scope):
-        steered = model.decode(model.generate(tokens, **generation)[0])
-    return plain, steered, steering
-
-
-def check_prompt_length(steering: Steering, n_tokens: int) -> None:
-    """Raise where a method was learned per position, on prompts of another length."""
-    if steering.prompt_length not in (None, n_tokens):
-        raise ValueError(
-            f"the prompt has {n_tokens} tokens, but this {type(steering).__name__} was learned on prompts of "
-            f"{steering.prompt_length}; give a prompt of that length, or fit dyn-scalar"
-        )
-
-
-def fit_on_domain(
-    model: HookedModel, prompts: list[Prompt], options: SteerOptions, settings: Settings, progress: StageProgress
-) -> Steering:
-    """Fit on the passages to identify on: those of the domain against those of all others."""
-    identify = [prompt for prompt in prompts if prompt.split == "identify"]
-    domains = list(dict.fromkeys(prompt.domain for prompt in identify))
-    if options.domain not in domains:
-        raise ValueError(f"unknown domain {options.domain!r}; choose one of {', '.join(domains)}")
-    layer = model.n_layers // 2 if options.layer is None else options.layer
-    if not 0 <= layer < model.n_layers:
-        raise ValueError(f"layer {layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
-    positive = [prompt.text for prompt in identify if prompt.domain == options.domain]
-    negative = [prompt.text for prompt in identify if prompt.domain != options.domain]
-    if options.method == "whole-dimension":
-        return ContrastiveAddition.fit(model, positive, negative, layer=layer)
-    selection = read_selection(options.selection)
-    _, rows = survey(model, identify, settings, progress)
-    dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
-    return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)
 
 
 def causal_architectures() -> list[str]:

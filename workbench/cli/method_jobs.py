@@ -1,9 +1,11 @@
 """What `workbench fit`, `layers` and `heads` do: data for every method, from a file or from what is built in."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from workbench.cli.jobs import check_file, read_scope
 from workbench.corpus import corpus_hash, load_pairs
@@ -21,17 +23,19 @@ from workbench.interventions import (
     builtin_personas,
     head_scores,
     layer_map,
+    load_steering,
     method_named,
     persona_exchanges,
     read_exchanges,
     read_items,
     save_steering,
+    steer,
     usable_items,
 )
 from workbench.models import HookedModel
 from workbench.models.loading import BUILTIN
-from workbench.study import Settings, StageProgress, load_passages, open_model
-from workbench.tasks import domain_fitting
+from workbench.study import Settings, load_passages, open_model
+from workbench.tasks.builtin import domain_fitting
 
 OPTIONS = {
     "rows": ("pairs", "domain"),
@@ -80,6 +84,38 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class SteerOptions:
+    """What `workbench steer` was asked for, beside the settings of the model and the corpus."""
+
+    domain: str | None
+    method: str
+    setting: Setting
+    strength: float
+    artefact: Path | None
+    out: Path | None
+    max_new_tokens: int
+    temperature: float
+    scope: str | None
+
+    def __post_init__(self) -> None:
+        if (self.domain is None) == (self.artefact is None):
+            raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
+        FitSource(domain=self.domain or "").check(method_named(self.method))
+        if self.artefact is not None and self.out is not None:
+            raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
+        if not math.isfinite(self.strength):
+            raise ValueError(f"--strength is {self.strength}; give a finite number, such as 2 or -1.5")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"--temperature is {self.temperature}; give 0 for greedy text, or more")
+        if self.scope is not None:
+            read_scope(self.scope)
+        if self.out is not None:
+            check_file(self.out)
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A fitted steering, the hash of its data, and what is worth saying about it."""
 
@@ -88,7 +124,7 @@ class Fitted:
     note: str
 
 
-def fit(options: FitOptions, settings: Settings, progress: StageProgress) -> Fitted:
+def fit(options: FitOptions, settings: Settings) -> Fitted:
     """Fit one method and save it as an artefact."""
     model = open_model(settings)
     fitted = fit_method(model, options.method, options.source, options.setting, settings)
@@ -144,6 +180,44 @@ def _items(model: HookedModel, source: str) -> Sequence[ContrastPrompt]:
     if not path.is_file():
         raise ValueError(f"--items {source}: expected {', '.join(TASKS)}, or a file of {{prompt, correct, wrong}}")
     return read_items(path)
+
+
+# --- steer ------------------------------------------------------------------------------------------------------------
+
+
+def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tuple[str, str, Steering]:
+    """The text that follows the prompt without and with steering, and the steering."""
+    scope = None if options.scope is None else read_scope(options.scope)
+    model = open_model(settings)
+    tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
+    if options.artefact is not None:
+        artefact = load_steering(options.artefact, model)
+        steering, scope = artefact.steering, artefact.scope if scope is None else scope
+        check_prompt_length(steering, int(tokens.lengths[0]))
+    else:
+        fitted = fit_method(model, options.method, FitSource(domain=options.domain), options.setting, settings)
+        steering = fitted.steering
+        if options.out is not None:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            save_steering(options.out, steering, model, scope=scope, data_hashes={"data": fitted.data_hash})
+    generation: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "seed": settings.seed,
+    }
+    plain = model.decode(model.generate(tokens, **generation)[0])
+    with steer(model, steering, options.strength, scope):
+        steered = model.decode(model.generate(tokens, **generation)[0])
+    return plain, steered, steering
+
+
+def check_prompt_length(steering: Steering, n_tokens: int) -> None:
+    """Raise where a method was learned per position, on prompts of another length."""
+    if steering.prompt_length not in (None, n_tokens):
+        raise ValueError(
+            f"the prompt has {n_tokens} tokens, but this {type(steering).__name__} was learned on prompts of "
+            f"{steering.prompt_length}; give a prompt of that length, or fit dyn-scalar"
+        )
 
 
 # --- personas ---------------------------------------------------------------------------------------------------------

@@ -17,14 +17,10 @@ Persona = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")]
-METHOD_HELP = (
-    "cds, whole-dimension, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), "
-    "style-heads (on --persona), activation-scaling, steer-vec, dyn-scalar (on --items)."
-)
 
 
 def fit(
-    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)],
+    method: Annotated[str, typer.Option("--method", help="Name of a method; `workbench methods` lists them.")],
     out: Annotated[Path, typer.Option("--out", help="Artefact to write; use it with steer --artefact.")],
     pairs: Annotated[
         Path | None, typer.Option("--pairs", help="JSON lines of {positive, negative}: two texts each.")
@@ -38,10 +34,8 @@ def fit(
         typer.Option("--persona", help="A built-in persona, or JSON lines of {prompt, positive, negative}."),
     ] = None,
     layer: Annotated[int | None, typer.Option("--layer", help="0-based; chosen by the method by default.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Units, heads or dimensions to choose.")] = None,
-    site: Annotated[str | None, typer.Option("--site", help="z, mlp_raw or resid_post, for austeer and sadi.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Units, heads or dimensions; the method's by default.")] = None,
     scope: Annotated[str | None, typer.Option("--scope", help="Tokens to edit; the paper's by default.")] = None,
-    selection: Annotated[str, typer.Option("--selection", help="For cds: how DCDs are selected.")] = "magnitude",
     model: ModelName = "builtin",
     corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
     domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
@@ -53,28 +47,30 @@ def fit(
 ) -> None:
     """Fit a steering method and save it as an artefact."""
     from workbench.cli import jobs, method_jobs, output
+    from workbench.interventions import Setting
     from workbench.study import Settings
 
-    options = method_jobs.FitOptions(method, out, pairs, domain, items, persona, layer, k, site, selection, scope)
-    source, names = jobs.source_and_domains(corpus, domains)
+    source = method_jobs.FitSource(pairs, domain, items, persona)
+    options = method_jobs.FitOptions(method, out, source, Setting(layer, k), scope)
+    path, names = jobs.source_and_domains(corpus, domains)
     settings = Settings(
-        model,
-        source,
-        names,
-        k if method == "cds" and k is not None else 8,
-        seed,
-        device,
-        dtype,
-        truncate=truncate,
-        allow_download=download,
+        model, path, names, seed=seed, device=device, dtype=dtype, truncate=truncate, allow_download=download
     )
-    with output.progress_bars() as (stage, _):
-        fitted = method_jobs.fit(options, settings, stage)
-    sites = ", ".join(str(site) for site in fitted.steering.sites)
-    typer.echo(f"{type(fitted.steering).__name__} at {sites}")
-    for note in fitted.notes:
-        typer.echo(note)
-    typer.echo(f'saved: {out}\ntry: workbench steer --artefact {out} "..."')
+    with output.progress_bars():
+        fitted = method_jobs.fit(options, settings)
+    typer.echo(repr(fitted.steering))
+    typer.echo(f'fitted on {fitted.note}\nsaved: {out}\ntry: workbench steer --artefact {out} "..."')
+
+
+def methods() -> None:
+    """List the steering methods: what each is fitted on, its default count, the tokens that it edits."""
+    from workbench.cli.method_jobs import OPTIONS
+    from workbench.interventions import METHODS
+
+    for card in METHODS.values():
+        names = ", ".join((card.name, *card.aliases))
+        options = " or ".join(f"--{name}" for name in OPTIONS[card.needs])
+        typer.echo(f"{names}: {card.summary} ({options}; scope {card.scope})")
 
 
 def layers(

@@ -14,7 +14,6 @@ from workbench.interventions.austeer import AUSteer, rms_ratios
 from workbench.interventions.base import (
     Artefact,
     Combination,
-    NotApplicable,
     ProbeLog,
     Scope,
     Steering,
@@ -115,7 +114,6 @@ __all__ = [
     "HeadScores",
     "LayerMap",
     "MethodCard",
-    "NotApplicable",
     "Objective",
     "PersonaActivations",
     "PersonaExchanges",

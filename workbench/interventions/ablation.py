@@ -23,11 +23,11 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from workbench.interventions.base import NotApplicable, Scope, Steering, SteeringError, steer
+from workbench.interventions.base import Scope, Steering, SteeringError, steer
 from workbench.interventions.caa import ContrastiveAddition
 from workbench.interventions.directions import BATCH, Pooling, check_finite, checked_texts, difference_in_means
 from workbench.models import HookedModel
-from workbench.records import Site
+from workbench.records import NotApplicable, Site
 
 
 @final

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workbench.activations import capture
-from workbench.interventions.base import NotApplicable, Scope, Steering, SteeringError, at_positions
+from workbench.interventions.base import Scope, Steering, SteeringError, at_positions
 from workbench.interventions.directions import check_finite
 from workbench.models import HookedModel
-from workbench.records import Pair, Site, Tokens
+from workbench.records import NotApplicable, Pair, Site, Tokens
 
 
 @final

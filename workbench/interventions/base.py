@@ -36,10 +36,6 @@ class SteeringError(ValueError):
     """A steering does not fit the model, or is asked for something that it cannot do."""
 
 
-class NotApplicable(ValueError):  # noqa: N818 (no error: a result)
-    """The data do not allow a method: a result that a comparison records, unlike any other error."""
-
-
 @dataclass(frozen=True)
 class Scope:
     """Which tokens are edited: a rule or explicit absolute positions, less the excluded positions (exclusions win).

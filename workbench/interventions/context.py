@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from workbench.activations import collect
-from workbench.interventions.base import NotApplicable
 from workbench.interventions.contrast_prompts import ContrastPrompt, same_length
 from workbench.interventions.directions import Pooling, domain_difference, domain_dimensions
 from workbench.interventions.head_scores import HeadScores, head_scores
 from workbench.interventions.iti import HeadProbes, probe_heads
 from workbench.interventions.style_heads import Exchange, PersonaActivations, persona_activations
 from workbench.models import HookedModel
-from workbench.records import Pair, PooledRows, Prompt, Selection
+from workbench.records import NotApplicable, Pair, PooledRows, Prompt, Selection
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -62,7 +61,7 @@ class FitContext:
     n_fit: int | None = None
     n_optimisation_prompts: int | None = None
     n_optimisation_steps: int | None = None
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def rows(self) -> PooledRows:

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.interventions.base import Combination, NotApplicable, Steering
+from workbench.interventions.base import Combination, Steering
 from workbench.interventions.caa import ContrastiveAddition
 from workbench.interventions.cds import CriticalDimensionSteering
 from workbench.interventions.context import FitContext
 from workbench.interventions.directions import row_difference
 from workbench.interventions.methods import METHODS, Counts, MethodCard, Setting, method_named
+from workbench.records import NotApplicable
 
 UNSTEERED, PROMPT_ONLY = "unsteered", "prompt-only"
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from workbench.dimensions import find_dcds
-from workbench.interventions.base import NotApplicable, SteeringError
+from workbench.interventions.base import SteeringError
 from workbench.models import Call, HookedModel
-from workbench.records import PooledRows, Selection, Site
+from workbench.records import NotApplicable, PooledRows, Selection, Site
 
 Pooling = Literal["mean", "last"]
 Examples = Sequence[str] | PooledRows

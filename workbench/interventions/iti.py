@@ -23,11 +23,11 @@ from jaxtyping import Float, Float32, Float64, Int
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from workbench.interventions.base import NotApplicable, Scope, Steering, SteeringError
+from workbench.interventions.base import Scope, Steering, SteeringError
 from workbench.interventions.directions import check_finite
 from workbench.interventions.pairs import check_count, check_heads, check_option, pair_activations
 from workbench.models import HookedModel
-from workbench.records import Pair, Site
+from workbench.records import NotApplicable, Pair, Site
 
 Direction = Literal["mean_shift", "probe_weight"]
 

@@ -11,7 +11,7 @@ from typing import Literal
 from workbench.interventions.ablation import DirectionalAblation
 from workbench.interventions.actadd import ActAdd
 from workbench.interventions.austeer import AUSteer
-from workbench.interventions.base import NotApplicable, Scope, Steering, SteeringError
+from workbench.interventions.base import Scope, Steering, SteeringError
 from workbench.interventions.caa import ContrastiveAddition
 from workbench.interventions.cds import CriticalDimensionSteering
 from workbench.interventions.context import FitContext, FittingData
@@ -20,7 +20,7 @@ from workbench.interventions.sadi import SADI, Elements
 from workbench.interventions.scaling import ActivationScaling, DynScalar, LearnedScaling, PerPosition, SteerVec
 from workbench.interventions.style_heads import HeadAblation, StyleHeads, layer_map
 from workbench.interventions.unit_scores import UnitKind
-from workbench.records import Selection
+from workbench.records import NotApplicable, Selection
 
 Needs = Literal["rows", "texts", "pairs", "contrast prompts", "exchanges", "instruction"]
 Search = Literal["layer", "count", "none"]

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from workbench.interventions.base import NotApplicable, Scope, Steering, SteeringError
+from workbench.interventions.base import Scope, Steering, SteeringError
 from workbench.interventions.directions import check_finite, check_layers
 from workbench.interventions.pairs import check_count, check_kind, pair_activations
 from workbench.models import HookedModel
-from workbench.records import Pair, Site
+from workbench.records import NotApplicable, Pair, Site
 
 Elements = Literal["z", "mlp_raw"]
 

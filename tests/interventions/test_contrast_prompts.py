@@ -92,9 +92,7 @@ def test_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> N
 
 def test_what_was_learned_per_position_is_not_tested_on_another_length() -> None:
     model = tiny_model("llama", scale=3.0)
-    fitted, _ = ActivationScaling.fit(
-        model, [ContrastPrompt("the court shall", "x", "y")], objective=Objective(steps=1)
-    )
+    fitted = ActivationScaling.fit(model, [ContrastPrompt("the court shall", "x", "y")], objective=Objective(steps=1))
     assert fitted.prompt_length == 4  # with BOS
     with pytest.raises(
         SteeringError, match="prompts have 3 to 3 tokens, but ActivationScaling was learned on prompts of 4"

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from workbench.interventions.learned_scaling import dial_batch, evaluate_scaling
 
 from tests.tiny import tiny_model
 from workbench.activations import capture
@@ -15,6 +14,7 @@ from workbench.interventions import (
     SteerVec,
     steer,
 )
+from workbench.interventions.scaling import evaluate_scaling, prompt_batch
 from workbench.models import HookedModel
 from workbench.records import Site
 
@@ -65,25 +65,25 @@ def test_dyn_scalar_by_hand(model: HookedModel) -> None:
 
 
 def test_steer_vec_flips_every_training_item_both_ways(model: HookedModel) -> None:
-    _, report = SteerVec.fit(model, ITEMS, objective=Objective(rate=0.05, minimality=0.0, steps=150))
+    fitted = SteerVec.fit(model, ITEMS, objective=Objective(rate=0.05, minimality=0.0, steps=150))
+    report = evaluate_scaling(model, fitted, ITEMS)
     assert (report.flips_up, report.flips_down) == (1.0, 1.0)
     assert report.difference_down < 0 < report.difference_up
 
 
 @pytest.mark.parametrize("method", [ActivationScaling, DynScalar])
 def test_training_moves_the_difference_both_ways(model: HookedModel, method: type) -> None:
-    fitted, report = method.fit(
-        model, ITEMS, objective=Objective(rate=0.03, minimality=0.0, faithfulness=0.0, steps=60)
-    )
+    fitted = method.fit(model, ITEMS, objective=Objective(rate=0.03, minimality=0.0, faithfulness=0.0, steps=60))
+    report = evaluate_scaling(model, fitted, ITEMS)
     assert report.difference_down < report.difference_zero < report.difference_up
-    assert 0 < fitted.share_nonzero <= 1
+    assert 0 < fitted.fraction_nonzero <= 1
     # the model itself is untouched, and so are its gradients
     assert all(parameter.grad is None for parameter in model.hf_model.parameters())
 
 
 def test_minimality_makes_scalars_smaller(model: HookedModel) -> None:
-    free, _ = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=0.0, steps=40))
-    bound, _ = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=1.0, steps=40))
+    free = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=0.0, steps=40))
+    bound = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=1.0, steps=40))
     assert bound.alpha.abs().sum() < 0.5 * free.alpha.abs().sum()
 
 
@@ -104,7 +104,7 @@ def test_report_by_hand(model: HookedModel) -> None:
 
 def test_gradients_reach_through_hooks(model: HookedModel) -> None:
     """The learned gradient of one scalar equals the finite difference of the logit difference."""
-    batch = dial_batch(model, ITEMS, equal_length=True)
+    batch = prompt_batch(model, ITEMS, equal_length=True)
     rows = torch.arange(len(ITEMS))
 
     def gap(alpha: torch.Tensor, with_gradients: bool) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_gradients_reach_through_hooks(model: HookedModel) -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([], "no items"),
+        ([], "no prompts"),
         ([*ITEMS, ContrastPrompt("x", "y", "of")], "tied to positions"),
         ([ContrastPrompt("the court shall", "river cell", "x")], "single tokens"),
     ],
@@ -140,5 +140,5 @@ def test_an_item_needs_two_answers() -> None:
 
 def test_unequal_prompts_are_fine_for_dyn_scalar(model: HookedModel) -> None:
     items = [*ITEMS, ContrastPrompt("x", "y", "of")]
-    fitted, _ = DynScalar.fit(model, items, objective=Objective(steps=2))
+    fitted = DynScalar.fit(model, items, objective=Objective(steps=2))
     assert capture(model, model.tokenize(["x"]), [fitted.sites[0]]).shape[-1] == fitted.probes.shape[-1]
