@@ -135,7 +135,7 @@ CORPORA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "wrong encoding": (lambda new: corpus(new / "c", law=TEXT, code=OTHER + b"caf\xe9"), "not UTF-8"),
 }
 SMALL: dict[str, tuple[tuple[str, ...], str]] = {
-    "k of zero": (("study", "--k", "0"), "k is 0"),
+    "k of zero": (("study", "--k", "0"), "k = 0 should be"),
     "k too large": (("find", "--k", "17"), "17"),
     "unknown domain": (("steer", "x", "--domain", "lwa"), "unknown domain 'lwa'"),
     "unknown method": (("steer", "x", "--domain", "law", "--method", "magic"), "unknown method 'magic'"),
@@ -148,7 +148,7 @@ SMALL: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown selection": (("find", "--selection", "best"), "unknown selection 'best'"),
     "unknown dtype": (("find", "--dtype", "int3"), "int3"),
     "unknown device": (("find", "--device", "abacus"), "abacus"),
-    "no batch": (("label", "--batch-size", "0"), "batch size is 0"),
+    "no batch": (("label", "--batch-size", "0"), "batch_size = 0 should be"),
     "output below a file": (("study", "--out", f"{__file__}/run"), "cannot write"),
     "table below a file": (("find", "--out", f"{__file__}/dcds.csv"), "cannot write"),
     "artefact missing": (("steer", "x", "--artefact", "none.safetensors"), "none.safetensors"),

@@ -248,7 +248,7 @@ def test_plans_that_cannot_be_are_refused() -> None:
         CriticalityPlan("x", m=5)
     with pytest.raises(ValueError, match="ranked must hold zero"):
         CriticalityPlan("x", modes=("zero",), ranked=("mean",))
-    with pytest.raises(ValueError, match="at least 2 passages"):
+    with pytest.raises(ValueError, match="n_test = 1 should be greater than or equal to 2"):
         CriticalityPlan("x", n_test=1)
     fitted = fit_plan(CriticalityPlan("x"), 16)
     assert (fitted.m, fitted.k, fitted.ranks) == (16, 10, (1, 10))

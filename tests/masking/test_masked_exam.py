@@ -210,10 +210,10 @@ def test_what_the_model_does_not_have_is_said_first(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_test": 1}, "at least 2"),
-        ({"ranks": (0,)}, "count from 1"),
+        ({"n_test": 1}, "n_test = 1 should be"),
+        ({"ranks": (0,)}, "should be greater than or equal to 1"),
         ({"n_candidates": 3, "ranks": (4,)}, "no rank 4"),
-        ({"dimensions": (3, 3)}, "dimension 3 is listed twice"),
+        ({"dimensions": (3, 3)}, "dimensions has 3 twice"),
     ],
 )
 def test_what_a_masking_specification_may_not_hold(changes: dict[str, object], message: str) -> None:

@@ -282,7 +282,7 @@ def test_mistakes_in_the_corpus_show_before_the_model_is_loaded(
 
 
 def test_k_must_fit_the_model(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one dimension"):
+    with pytest.raises(ValueError, match="k = 0 should be"):
         replace(settings, k=0)
     with pytest.raises(ValueError, match="k is 17, but tiny-llama has 16 residual dimensions"):
         perform(replace(settings, k=17), tmp_path / "run")

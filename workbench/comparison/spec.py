@@ -5,29 +5,31 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from workbench.interventions import Where
-from workbench.records import BudgetKind
+from pydantic import Field
+
+from workbench.records import BudgetKind, Where
+from workbench.schema import Count, Distinct, Index, Name, Positive, Several, checked, from_plain
 
 
 class SpecError(ValueError):
     """A specification cannot be read or run as written; the message says which key, and what is expected."""
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class ModelShape:
     """What a plan needs to know of a model whose weights are not at hand; the fields of its config."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count
+    intermediate_size: Count
+    vocab_size: Count
     tie_word_embeddings: bool = True
 
     @property
@@ -39,24 +41,24 @@ class ModelShape:
         return embeddings + self.num_hidden_layers * block
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class ModelSpec:
     """Which model, where and in which precision; `device_map` ("auto") spreads it over several devices.
 
     `shape` and `teraflops` (what the device sustains, an assumption) are for plans that are made without weights.
     """
 
-    name: str = "builtin"
+    name: Name = "builtin"
     device: str = "cpu"
     dtype: str = "float32"
     device_map: str = ""
     revision: str = ""
     download: bool = False
-    teraflops: float = 0.02
+    teraflops: Positive = 0.02
     shape: ModelShape | None = None
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class TaskSpec:
     """One kind of task with its data; `domains` for kinds with one task per domain (empty: all that the data have).
 
@@ -73,7 +75,7 @@ class TaskSpec:
     markers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class BudgetSpec:
     """What every arm may cost, fixed beforehand.
 
@@ -81,11 +83,15 @@ class BudgetSpec:
     `coordinates`: number of edited coordinates, at the KL level `at_kl`. `kl_limit` bounds the usable band.
     """
 
-    kl: tuple[float, ...] = (0.03, 0.1, 0.3)
-    edit: tuple[float, ...] = ()
-    coordinates: tuple[int, ...] = ()
-    at_kl: float = 0.1
-    kl_limit: float = 0.5
+    kl: Annotated[tuple[Positive, ...], Distinct] = (0.03, 0.1, 0.3)
+    edit: Annotated[tuple[Positive, ...], Distinct] = ()
+    coordinates: Annotated[tuple[Count, ...], Distinct] = ()
+    at_kl: Positive = 0.1
+    kl_limit: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.levels():
+            raise SpecError("no budget is given; set budgets.kl = [0.1], say")
 
     def levels(self) -> tuple[tuple[BudgetKind, float], ...]:
         """All budgets, in the order in which they are run."""
@@ -97,7 +103,7 @@ class BudgetSpec:
         return tuple((kind, level) for kind, levels in kinds for level in levels)
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class SizeSpec:
     """How much text is run; `n_layers` layers spread over the depth are searched, in every arm alike.
 
@@ -106,21 +112,21 @@ class SizeSpec:
     asks for strength curves with usable bands.
     """
 
-    n_neutral: int = 12
-    n_neutral_tokens: int = 24
-    n_tune: int = 24
-    n_test: int = 60
-    n_fit: int = 96
-    n_optimisation_prompts: int = 32
-    n_optimisation_steps: int = 60
-    n_layers: int = 3
-    layers: tuple[int, ...] = ()
-    n_random: int = 5
-    n_drawn: int = 1
+    n_neutral: Several = 12
+    n_neutral_tokens: Count = 24
+    n_tune: Several = 24
+    n_test: Several = 60
+    n_fit: Several = 96
+    n_optimisation_prompts: Count = 32
+    n_optimisation_steps: Count = 60
+    n_layers: Count = 3
+    layers: Annotated[tuple[Index, ...], Distinct] = ()
+    n_random: Annotated[int, Field(ge=5)] = 5  # fewer draws are no control
+    n_drawn: Count = 1
     curves: bool = True
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class Spec:
     """A comparison: methods and tasks, budgets, sizes and seeds.
 
@@ -128,18 +134,20 @@ class Spec:
     same tokens for a fair comparison; "own" leaves every method its own.
     """
 
-    name: str
-    methods: tuple[str, ...]
-    tasks: tuple[TaskSpec, ...]
+    name: Name
+    methods: Annotated[tuple[Name, ...], Field(min_length=1), Distinct]
+    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     model: ModelSpec = field(default_factory=ModelSpec)
     budgets: BudgetSpec = field(default_factory=BudgetSpec)
     sizes: SizeSpec = field(default_factory=SizeSpec)
-    seeds: tuple[int, ...] = (0,)
-    k: int = 16
-    scope: str = "all_but_first"
+    seeds: Annotated[tuple[Index, ...], Field(min_length=1), Distinct] = (0,)
+    k: Count = 16
+    scope: Where | Literal["own"] = "all_but_first"
 
     def __post_init__(self) -> None:
-        _check(self)
+        twice = [task.kind for task in self.tasks if self.tasks.count(task) > 1]
+        if twice:
+            raise SpecError(f"task {twice[0]!r} is listed twice, which would make duplicate cells; list it once")
 
     @property
     def digest(self) -> str:
@@ -184,7 +192,7 @@ def left_out(whole: Spec, quick: Spec) -> str:
     return f"left out: {missing}; {smaller}; still {quick.sizes.n_random} draws of random-k"
 
 
-@dataclass(frozen=True)
+@checked(SpecError)
 class MaskingSpec:
     """A table of exam accuracy under masking: subjects of a source of questions (empty: all), and what is masked.
 
@@ -193,30 +201,22 @@ class MaskingSpec:
     `n_test` other questions. `n_positions` is the typical length of a question in tokens, for plans.
     """
 
-    name: str
-    data: str
-    subjects: tuple[str, ...] = ()
-    dimensions: tuple[int, ...] = ()
+    name: Name
+    data: Name
+    subjects: Annotated[tuple[Name, ...], Distinct] = ()
+    dimensions: Annotated[tuple[Index, ...], Distinct] = ()
     model: ModelSpec = field(default_factory=ModelSpec)
-    n_candidates: int = 0
-    n_identify: int = 50
-    n_test: int = 50
-    ranks: tuple[int, ...] = (1, 10, 100)
-    n_random: int = 5
-    n_positions: int = 160
-    seed: int = 0
+    n_candidates: Index = 0
+    n_identify: Several = 50
+    n_test: Several = 50
+    ranks: Annotated[tuple[Count, ...], Distinct] = (1, 10, 100)
+    n_random: Count = 5
+    n_positions: Count = 160
+    seed: Index = 0
 
     def __post_init__(self) -> None:
-        if min(self.n_identify, self.n_test) < 2:
-            raise SpecError("n_identify and n_test must be at least 2: one question gives no accuracy worth a row")
-        if min(self.ranks, default=1) < 1 or self.n_candidates < 0 or self.n_random < 1:
-            raise SpecError("ranks count from 1, n_candidates from 0 (all), and n_random is at least 1")
         if self.n_candidates and self.n_candidates < max(self.ranks, default=0):
             raise SpecError(f"{self.n_candidates} candidates have no rank {max(self.ranks)}; raise n_candidates")
-        for word, items in (("subject", self.subjects), ("dimension", self.dimensions), ("rank", self.ranks)):
-            twice = [item for item in items if items.count(item) > 1]
-            if twice:
-                raise SpecError(f"{word} {twice[0]!r} is listed twice; list it once")
 
     @property
     def digest(self) -> str:
@@ -238,10 +238,12 @@ def read_spec(path: str | Path) -> Spec:
 
 def read_masking_spec(path: str | Path) -> MaskingSpec:
     """The specification of a masking table in a TOML file; raises as `read_spec`."""
-    values = _toml(path)
-    if "model" in values:
-        values["model"] = _model(values["model"], str(path))
-    return _part(MaskingSpec, values, str(path))
+    return from_plain(MaskingSpec, _toml(path), str(path), SpecError)
+
+
+def spec_from(content: Mapping[str, Any], origin: str) -> Spec:
+    """A specification from plain values; `origin` is named in errors."""
+    return from_plain(Spec, content, origin, SpecError)
 
 
 def _toml(path: str | Path) -> dict[str, Any]:
@@ -251,98 +253,3 @@ def _toml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"cannot read {path}: {error.strerror}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not TOML: {error}") from error
-
-
-def spec_from(content: Mapping[str, Any], origin: str) -> Spec:
-    """A specification from plain values; `origin` is named in errors."""
-    values = dict(content)
-    tasks = values.pop("tasks", ())
-    if not isinstance(tasks, list | tuple) or not all(isinstance(task, Mapping) for task in tasks):
-        raise SpecError(f"{origin}: tasks are a list of tables, [[tasks]] with kind = ...")
-    parts: dict[str, Any] = {"tasks": tuple(_part(TaskSpec, task, f"{origin} [[tasks]]") for task in tasks)}
-    if "model" in values:
-        parts["model"] = _model(values.pop("model"), origin)
-    for name, kind in (("budgets", BudgetSpec), ("sizes", SizeSpec)):
-        if name in values:
-            parts[name] = _part(kind, values.pop(name), f"{origin} [{name}]")
-    return _part(Spec, values | parts, origin)
-
-
-def _model(content: Any, origin: str) -> ModelSpec:
-    model = dict(_table(content, f"{origin} [model]"))
-    if "shape" in model:
-        model["shape"] = _part(ModelShape, model["shape"], f"{origin} [model.shape]")
-    return _part(ModelSpec, model, f"{origin} [model]")
-
-
-def _table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: expected a table of keys, given {value!r}")
-    return value
-
-
-def _part(kind: type[Any], content: Any, where: str) -> Any:
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in _table(content, where).items()}
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise SpecError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(known)}")
-    for name, value in given.items():
-        _check_type(value, str(known[name].type), f"{where}: {name}")
-    missing = [
-        name
-        for name, item in known.items()
-        if name not in given and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise SpecError(f"{where}: {missing[0]!r} is missing")
-    return kind(**{name: _as_float(value, str(known[name].type)) for name, value in given.items()})
-
-
-def _as_float(value: Any, annotation: str) -> Any:
-    """Whole numbers as floats where a float is meant."""
-    if "float" not in annotation:
-        return value
-    return tuple(map(float, value)) if isinstance(value, tuple) else float(value)
-
-
-def _check_type(value: Any, annotation: str, where: str) -> None:
-    words = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
-    name = annotation.removeprefix("<class '").removesuffix("'>")
-    if name in words:
-        if not isinstance(value, words[name]) or (isinstance(value, bool) and name != "bool"):
-            raise SpecError(f"{where} = {value!r} should be of type {name}")
-    elif name.startswith("tuple["):
-        element = words.get(name.removeprefix("tuple[").split(",")[0])
-        if not isinstance(value, tuple) or (element and not all(isinstance(item, element) for item in value)):
-            raise SpecError(f"{where} = {value!r} should be a list of {name.removeprefix('tuple[').split(',')[0]}")
-
-
-def _check(spec: Spec) -> None:
-    if not spec.methods or not spec.tasks:
-        raise SpecError(f"specification {spec.name!r} needs at least one method and one task")
-    for word, items in (("method", spec.methods), ("task", spec.tasks), ("seed", spec.seeds)):
-        twice = [item for item in items if items.count(item) > 1]
-        if twice:
-            shown = twice[0].kind if isinstance(twice[0], TaskSpec) else twice[0]
-            raise SpecError(f"{word} {shown!r} is listed twice, which would make duplicate cells; list it once")
-    levels = spec.budgets.levels()
-    if not levels:
-        raise SpecError("no budget is given; set budgets.kl = [0.1], say")
-    for kind, level in levels:
-        if not 0 < level < float("inf"):
-            raise SpecError(f"budget {kind} = {level} must be a positive number")
-        if levels.count((kind, level)) > 1:
-            raise SpecError(f"budget {kind} = {level:g} is listed twice, which would make duplicate cells")
-    if not spec.seeds:
-        raise SpecError("no seed is given; set seeds = [0]")
-    scopes = (*get_args(Where), "own")
-    if spec.scope not in scopes:
-        raise SpecError(f"unknown scope {spec.scope!r}; choose one of {', '.join(scopes)}")
-    sizes = spec.sizes
-    if min(sizes.n_neutral, sizes.n_tune, sizes.n_test, sizes.n_fit) < 2:
-        raise SpecError("n_neutral, n_tune, n_test and n_fit must be at least 2: one item gives no interval")
-    if sizes.n_random < 5:
-        raise SpecError(f"sizes.n_random is {sizes.n_random}; random-k needs at least 5 draws to be a control")
-    if spec.k < 1 or sizes.n_layers < 1 or sizes.n_drawn < 1:
-        raise SpecError("k, sizes.n_layers and sizes.n_drawn must be at least 1")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,13 +29,14 @@ from workbench.records import (
     save_choice_masking,
     save_masking,
 )
+from workbench.schema import Count, Distinct, Index, Several, checked
 
 PLAN_FILE, MAGNITUDES_FILE = "plan.json", "magnitudes.safetensors"
 FIRST_TOKEN = "first token alone"
 TOKEN_READINGS = ("after the first token", "all tokens", "without high-norm tokens", FIRST_TOKEN)
 
 
-@dataclass(frozen=True)
+@checked()
 class CriticalityPlan:
     """How much a criticality experiment does.
 
@@ -54,17 +55,17 @@ class CriticalityPlan:
     modes: tuple[MaskMode, ...] = MASK_MODES
     ranked: tuple[MaskMode, ...] = MASK_MODES
     exhaustive: tuple[MaskMode, ...] = ()
-    n_identify: int | None = None
-    n_test: int | None = None
-    n_items: int | None = None
-    ranks: tuple[int, ...] = (1, 10, 100)
-    k: int = 10
-    m: int = 32
-    n_largest: int = 4
-    n_random: int = 4
-    n_groups: int = 4
-    n_points: int = 2
-    n_spared: int = 0
+    n_identify: Several | None = None
+    n_test: Several | None = None
+    n_items: Index | None = None
+    ranks: Annotated[tuple[Count, ...], Distinct] = (1, 10, 100)
+    k: Count = 10
+    m: Count = 32
+    n_largest: Index = 4
+    n_random: Index = 4
+    n_groups: Count = 4
+    n_points: Count = 2
+    n_spared: Index = 0
     masked_at: TokenSet = "all tokens"
     counted_at: TokenSet = "all tokens"
 
@@ -75,12 +76,6 @@ class CriticalityPlan:
             raise ValueError(
                 f"m is {self.m}, fewer than k = {self.k}: {self.m} candidates cannot hold the top {self.k}"
             )
-        if min(self.ranks, default=1) < 1:
-            raise ValueError(f"ranks are {self.ranks}; ranks count from 1")
-        for name in ("n_identify", "n_test"):
-            given = getattr(self, name)
-            if given is not None and given < 2:
-                raise ValueError(f"{name} is {given}; at least 2 passages per domain are needed for an interval")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from workbench.interventions.files import plain_value, write_file
 from workbench.models import Call, HookedModel, HookFunction
-from workbench.records import Site
-
-Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
+from workbench.records import Site, Where
 
 # One number, one per absolute position (from 0; later positions are not edited), or a function of absolute positions.
 Strength = float | Float[Tensor, "position"] | Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos"]]

@@ -1,13 +1,10 @@
-"""Places in the model, texts and their tokens."""
+"""Places in the model, tokens to edit, and texts; needs no torch, so that mistakes in a corpus are found at once."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
-
 SiteKind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_raw", "mlp_out", "mlp_raw", "z"]
+Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
 Split = Literal["identify", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -68,21 +65,3 @@ class Pair:
     def __post_init__(self) -> None:
         if self.positive == self.negative:
             raise ValueError(f"positive and negative are identical, so they show no contrast: {self.positive[:60]!r}")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A batch of token ids with the mask of real tokens (padding is False), on the model's device."""
-
-    ids: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"]
-
-    @property
-    def lengths(self) -> Int[Tensor, "batch"]:
-        """Number of real tokens per row."""
-        return self.mask.sum(dim=1)
-
-    @property
-    def positions(self) -> Int[Tensor, "batch pos"]:
-        """Absolute position of every real token, counted from 0; -1 on padding."""
-        return torch.where(self.mask, self.mask.long().cumsum(dim=1) - 1, -1)

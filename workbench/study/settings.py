@@ -11,6 +11,7 @@ from workbench.masking.measure import choice_items
 from workbench.models import HookedModel, load_model
 from workbench.planted import PlantedTruth, planted_model
 from workbench.records import ChoiceItem, Prompt
+from workbench.schema import Count, Index, Name, checked
 
 PLANTED = "planted"
 
@@ -37,30 +38,26 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@checked()
 class Settings:
     """What a study was asked to do."""
 
-    model: str = "builtin"
+    model: Name = "builtin"
     corpus: str | Path = "builtin"
-    domains: tuple[str, ...] | None = None
-    k: int = 8
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
+    domains: tuple[Name, ...] | None = None
+    k: Count = 8
+    seed: Index = 0
+    device: Name = "cpu"
+    dtype: Name = "float32"
     preset: str = "full"
-    batch_size: int = 32
+    batch_size: Count = 32
     truncate: bool = False
     allow_download: bool = False
-    max_characters: int = 1500
+    max_characters: Count = 1500
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; at least one dimension per domain is needed, such as --k 8")
-        if self.batch_size < 1:
-            raise ValueError(f"batch size is {self.batch_size}; at least 1 is needed")
         if self.model == PLANTED and str(self.corpus) not in ("builtin", PLANTED):
             raise ValueError("the planted model knows only the words of its own text; leave --corpus out")
         if self.model != PLANTED and str(self.corpus) == PLANTED:
