@@ -71,7 +71,7 @@ def measure_speed(model: HookedModel, n_dimensions: int, n_prompts: int) -> list
             times["batched"].append(middle - start)
             times["naive"].append(time.perf_counter() - middle)
         seconds = {name: statistics.median(values) for name, values in times.items()}
-        difference = float(np.abs(result.rise + result.baseline - naive).max())
+        difference = float(np.abs(result.loss_increase + result.baseline - naive).max())
         ratio = seconds["naive"] / seconds["batched"]
         rows.append({"n_tokens": length, **seconds, "ratio": ratio, "largest_difference": difference})
     return rows

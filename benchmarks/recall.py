@@ -89,10 +89,10 @@ def recall_rows(model: HookedModel, prompts: Sequence[Prompt], folder: Path | No
     exact = exhaustive(model, prompts, folder)
     largest = largest_of(token_magnitudes(model, prompts), PLAN.n_largest)
     rows = []
-    for groups, points, n_apart in SETTINGS:
-        apart, groups = largest if n_apart else (), min(groups, model.d_model)
-        estimate = estimate_masking(model, prompts, n_groups=groups, n_points=points, apart=apart)
-        name = estimate_name(groups, points, len(apart))
+    for groups, points, n_ungrouped in SETTINGS:
+        ungrouped, groups = largest if n_ungrouped else (), min(groups, model.d_model)
+        estimate = estimate_masking(model, prompts, n_groups=groups, n_points=points, ungrouped=ungrouped)
+        name = estimate_name(groups, points, len(ungrouped))
         for m in (m for m in CANDIDATES if m <= model.d_model):
             found = candidates_of(estimate, m, largest)
             rows += _compared(exact, estimate, found, name, m, estimate.cost + 1 + m)
@@ -140,7 +140,7 @@ def halved(exact: MaskingResult, candidates: Mapping[str, Sequence[int]]) -> tup
         alive, done = list(own), 0
         for number in range(n_rounds):
             if number:
-                drops = exact.rise[alive][:, columns[:done]].mean(axis=1)
+                drops = exact.loss_increase[alive][:, columns[:done]].mean(axis=1)
                 alive = [alive[index] for index in np.argsort(-drops)[: math.ceil(len(alive) / 2)]]
             end = math.ceil(len(columns) * (2 ** (number + 1) - 1) / (2**n_rounds - 1))
             cost += len(alive) * (end - done)
@@ -176,7 +176,7 @@ def counted_at(d_model: int) -> dict[str, float]:
         lambda module, arguments, options: _count(counts, len(options["input_ids"])), with_kwargs=True
     )
     try:
-        estimate = estimate_masking(model, prompts, n_groups=PLAN.n_groups, n_points=PLAN.n_points, apart=largest)
+        estimate = estimate_masking(model, prompts, n_groups=PLAN.n_groups, n_points=PLAN.n_points, ungrouped=largest)
         screened_masking(model, prompts, estimate, m=PLAN.m, largest=largest)
     finally:
         handle.remove()

@@ -76,7 +76,7 @@ _HOME = {
     "selection_stability": "dimensions",
     "reading_agreement": "dimensions",
     "score_labels": "dimensions.labels",
-    "set_massive": "interventions.massive",
+    "set_massive": "interventions.mask",
     "compare_bases": "comparison.rotations",
     "run_study": "study",
     "explore": "explorer.widget",

@@ -36,7 +36,7 @@ def test_chosen_dimensions_are_masked_on_test(
     model = open_model(settings)
     alone = mask_dimensions(model, sample_prompts(load_passages(settings, model), "test", 3), [5])
     of_law = [domain == "law" for domain in alone.domains]
-    assert table.loc[0, "rise"] == pytest.approx(alone.rise[0, of_law].mean(), abs=1e-5)
+    assert table.loc[0, "rise"] == pytest.approx(alone.loss_increase[0, of_law].mean(), abs=1e-5)
     assert load_masking(tmp_path / "m" / "test-zero.safetensors").dimensions == (5, 9, 10)
 
 

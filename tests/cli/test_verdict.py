@@ -30,7 +30,7 @@ def test_costs_are_those_that_mask_measured(
     assert set(table["verdict"]) <= set(VERDICTS)
     of_law = [domain == "law" for domain in masked.domains]
     (cost,) = table.loc[(table["domain"] == "law") & (table["dimension"] == 5), "cost_zero"].tolist()
-    assert cost == pytest.approx(masked.rise[0, of_law].mean())
+    assert cost == pytest.approx(masked.loss_increase[0, of_law].mean())
     assert table["cost_mean"].isna().all()
 
 

@@ -9,7 +9,7 @@ from workbench.activations import capture, collect, shortened_rows
 from workbench.comparison.rotations import _restricted, _rotated_rows, basis_frame
 from workbench.dimensions import MassiveCriterion
 from workbench.interventions import SteeringError
-from workbench.interventions.massive import fit_massive, set_massive
+from workbench.interventions.mask import fit_massive, set_massive
 from workbench.models import HookedModel
 from workbench.planted import planted_model
 from workbench.records import BasisScore, Dimension, Prompt, Site

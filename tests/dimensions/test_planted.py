@@ -172,7 +172,7 @@ def test_a_quiet_dimension_costs_what_its_followers_cost(planted: Planted, maske
             others = sum(prompt.text.replace(".", " ").split().count(word.strip()) for word in same_class)
             expected = (own * (after - (before - LOGIT)) + others * (after - before)) / 120
             row = masked.dimensions.index(item.dimension)
-            assert masked.rise[row, column] == pytest.approx(expected, rel=0.02, abs=1e-4)
+            assert masked.loss_increase[row, column] == pytest.approx(expected, rel=0.02, abs=1e-4)
 
 
 def test_a_sink_is_destroyed_by_zero_but_not_by_the_mean_of_its_class(planted: Planted) -> None:

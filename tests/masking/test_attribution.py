@@ -9,10 +9,9 @@ import torch
 
 from tests.tiny import tiny_model
 from workbench.masking import attribution
-from workbench.masking import measure as masking
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.measure import mask_dimensions
-from workbench.models import HookedModel, ModelError
+from workbench.models import HookedModel, ModelError, batches
 from workbench.records import MASK_MODES, Prompt
 
 PROMPTS = [
@@ -41,10 +40,10 @@ def test_one_group_per_dimension_and_many_points_give_exact_masking(family: str)
     model = tiny_model(family)
     exact = mask_dimensions(model, PROMPTS)
     estimate = estimate_masking(model, PROMPTS, n_groups=16, n_points=8)
-    np.testing.assert_allclose(estimate.rise, exact.rise, atol=1e-3)
+    np.testing.assert_allclose(estimate.loss_increase, exact.loss_increase, atol=1e-3)
     np.testing.assert_allclose(estimate.baseline, exact.baseline, atol=1e-5)
     assert estimate.how == "estimated"
-    assert np.abs(exact.rise).max() > 0.1
+    assert np.abs(exact.loss_increase).max() > 0.1
 
 
 @pytest.mark.parametrize("mode", MASK_MODES)
@@ -52,7 +51,7 @@ def test_every_mode_is_integrated_towards_its_own_replacement(mode) -> None:
     model = tiny_model()
     exact = mask_dimensions(model, PROMPTS, mode=mode, seed=5)
     estimate = estimate_masking(model, PROMPTS, mode=mode, n_groups=16, n_points=8, seed=5)
-    np.testing.assert_allclose(estimate.rise, exact.rise, atol=1e-3)
+    np.testing.assert_allclose(estimate.loss_increase, exact.loss_increase, atol=1e-3)
 
 
 def test_estimates_spare_the_tokens_that_masking_spares_and_screening_follows() -> None:
@@ -62,9 +61,9 @@ def test_estimates_spare_the_tokens_that_masking_spares_and_screening_follows() 
     estimate = estimate_masking(
         model, prompts, n_groups=16, n_points=8, masked_at="after the first token", counted_at="after the first token"
     )
-    np.testing.assert_allclose(estimate.rise, exact.rise, atol=1e-3)
+    np.testing.assert_allclose(estimate.loss_increase, exact.loss_increase, atol=1e-3)
     screened = screened_masking(model, prompts, estimate, m=16)
-    np.testing.assert_allclose(screened.rise, exact.rise, atol=1e-5)
+    np.testing.assert_allclose(screened.loss_increase, exact.loss_increase, atol=1e-5)
     assert (screened.masked_at, screened.counted_at) == (exact.masked_at, exact.counted_at)
 
 
@@ -86,8 +85,8 @@ def test_one_point_gives_the_slope_at_the_unmasked_model() -> None:
     step = 0.02
     for dimension in range(16):
         slope = (loss(dimension, 1 - step) - loss(dimension, 1 + step)) / (2 * step)
-        assert estimate.rise[dimension, 0] == pytest.approx(slope, abs=2e-3)
-    assert np.abs(estimate.rise).max() > 0.05
+        assert estimate.loss_increase[dimension, 0] == pytest.approx(slope, abs=2e-3)
+    assert np.abs(estimate.loss_increase).max() > 0.05
 
 
 def test_cost_counts_rows_of_passes_and_a_backward_pass_as_two() -> None:
@@ -98,7 +97,7 @@ def test_cost_counts_rows_of_passes_and_a_backward_pass_as_two() -> None:
     assert estimate.cost == 3 * sum(rows) / len(PROMPTS) == 12.0
     with counted_rows(model) as rows:
         screened = screened_masking(model, PROMPTS, estimate, m=3, largest=[0])
-    measured = int(np.isfinite(screened.rise).sum())
+    measured = int(np.isfinite(screened.loss_increase).sum())
     assert sum(rows) == measured + len(PROMPTS)
     assert screened.cost == estimate.cost + 1 + measured / len(PROMPTS)
     assert estimate_masking(model, PROMPTS[:1], n_points=1).cost == 3.0
@@ -107,8 +106,10 @@ def test_cost_counts_rows_of_passes_and_a_backward_pass_as_two() -> None:
 def test_estimates_do_not_depend_on_how_passes_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("qwen3")
     whole = estimate_masking(model, PROMPTS, n_groups=4)
-    monkeypatch.setattr(masking, "PASS_BYTES", 1)
-    np.testing.assert_allclose(estimate_masking(model, PROMPTS, n_groups=4).rise, whole.rise, atol=1e-5)
+    monkeypatch.setattr(batches, "LOGITS_BYTES", 1)
+    np.testing.assert_allclose(
+        estimate_masking(model, PROMPTS, n_groups=4).loss_increase, whole.loss_increase, atol=1e-5
+    )
 
 
 def test_screening_masks_the_estimated_top_of_each_domain_exactly() -> None:
@@ -118,14 +119,16 @@ def test_screening_masks_the_estimated_top_of_each_domain_exactly() -> None:
     screened = screened_masking(model, PROMPTS, estimate, m=4, largest=[9])
     assert screened.how == "measured"
     for domain, prompt in (("law", 0), ("code", 2)):
-        order = [d for d in np.argsort(-estimate.rise[:, prompt]).tolist() if d != 9]
+        order = [d for d in np.argsort(-estimate.loss_increase[:, prompt]).tolist() if d != 9]
         top = {9, *order[:3]}
         of_domain = np.array(screened.domains) == domain
-        found = np.isfinite(screened.rise[:, of_domain]).all(axis=1)
+        found = np.isfinite(screened.loss_increase[:, of_domain]).all(axis=1)
         assert {d for d, known in zip(screened.dimensions, found, strict=True) if known} == top
-        assert np.isnan(screened.rise[~found][:, of_domain]).all()
-    known = np.isfinite(screened.rise)
-    np.testing.assert_allclose(screened.rise[known], exact.rise[list(screened.dimensions)][known], atol=1e-5)
+        assert np.isnan(screened.loss_increase[~found][:, of_domain]).all()
+    known = np.isfinite(screened.loss_increase)
+    np.testing.assert_allclose(
+        screened.loss_increase[known], exact.loss_increase[list(screened.dimensions)][known], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("n_points", [1, 2, 3, 5])
@@ -137,18 +140,18 @@ def test_the_rule_starts_at_the_unmasked_model_and_integrates_polynomials_exactl
 
 
 def test_groups_share_the_dimensions_evenly() -> None:
-    groups = attribution._deal(11, 4, [7], 0)
-    assert groups[7] == attribution.APART
+    groups = attribution._assign_groups(11, 4, [7], 0)
+    assert groups[7] == attribution.UNGROUPED
     assert sorted(np.bincount(np.delete(groups, 7)).tolist()) == [2, 2, 3, 3]
-    assert (groups != attribution._deal(11, 4, [7], 1)).any()
+    assert (groups != attribution._assign_groups(11, 4, [7], 1)).any()
 
 
-def test_dimensions_set_apart_do_not_move_and_get_the_plain_gradient() -> None:
+def test_ungrouped_dimensions_do_not_move_and_get_the_plain_gradient() -> None:
     model, moving = tiny_model("llama"), [1, 2, 5, 8, 11, 14]
-    apart = [dimension for dimension in range(16) if dimension not in moving]
-    estimate = estimate_masking(model, PROMPTS[:1], n_groups=1, n_points=8, apart=apart)
+    ungrouped = [dimension for dimension in range(16) if dimension not in moving]
+    estimate = estimate_masking(model, PROMPTS[:1], n_groups=1, n_points=8, ungrouped=ungrouped)
     plain = estimate_masking(model, PROMPTS[:1], n_points=1)
-    np.testing.assert_allclose(estimate.rise[apart], plain.rise[apart], atol=1e-6)
+    np.testing.assert_allclose(estimate.loss_increase[ungrouped], plain.loss_increase[ungrouped], atol=1e-6)
     ids = model.tokenize([PROMPTS[0].text]).ids
 
     def mask(values: torch.Tensor, hook: object) -> torch.Tensor:
@@ -158,8 +161,8 @@ def test_dimensions_set_apart_do_not_move_and_get_the_plain_gradient() -> None:
     with torch.no_grad(), model.hooks([(name, mask) for name in names]):
         together = float(model.hf_model(input_ids=ids, labels=ids).loss)
     # integrated gradients along the path of several gates sum to what masking them together costs
-    assert estimate.rise[moving].sum() == pytest.approx(together - estimate.baseline[0], abs=5e-4)
-    assert abs(plain.rise[moving].sum() - (together - estimate.baseline[0])) > 2e-3
+    assert estimate.loss_increase[moving].sum() == pytest.approx(together - estimate.baseline[0], abs=5e-4)
+    assert abs(plain.loss_increase[moving].sum() - (together - estimate.baseline[0])) > 2e-3
 
 
 def test_a_model_without_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +177,8 @@ def test_wrong_arguments_are_named() -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match="choose 1 to 16 groups"):
         estimate_masking(model, PROMPTS, n_groups=17)
-    with pytest.raises(ValueError, match="apart holds dimensions out of range"):
-        estimate_masking(model, PROMPTS, apart=[16])
+    with pytest.raises(ValueError, match="ungrouped are out of range"):
+        estimate_masking(model, PROMPTS, ungrouped=[16])
     estimate = estimate_masking(model, PROMPTS)
     with pytest.raises(ValueError, match="m is 17, but 16 dimensions"):
         screened_masking(model, PROMPTS, estimate, m=17)

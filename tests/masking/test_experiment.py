@@ -89,7 +89,7 @@ def test_the_rank_is_from_identify_and_the_drop_from_test(found: Criticality) ->
             continue
         assert row["dimension"] == order[row["domain"]][row["rank"] - 1]
         own = [prompt for prompt in PROMPTS if (prompt.domain, prompt.split) == (row["domain"], "test")]
-        rise = mask_dimensions(model, own, [row["dimension"]]).rise[0]
+        rise = mask_dimensions(model, own, [row["dimension"]]).loss_increase[0]
         assert row["drop"] == pytest.approx(rise.mean(), abs=1e-5)
         assert row["n"] == 2
     assert set(drop_table(found)["masked_to"]) == {"zero", "mean", "resample"}
@@ -237,7 +237,7 @@ def test_a_plan_may_leave_tokens_out_of_masks_and_losses() -> None:
         alone = mask_dimensions(
             tiny_model(), own, part["zero"].dimensions, masked_at=TOKEN_SETS[1], counted_at=TOKEN_SETS[1]
         )
-        np.testing.assert_allclose(part["zero"].rise, alone.rise, atol=1e-5)
+        np.testing.assert_allclose(part["zero"].loss_increase, alone.loss_increase, atol=1e-5)
     assert result.estimates["zero"].masked_at == TOKEN_SETS[1]
     with pytest.raises(ValueError, match="leave the exam out"):
         measure_criticality(tiny_model(), PROMPTS, ITEMS, plan=later)
@@ -267,7 +267,9 @@ def test_a_replacement_made_before_serves_its_mode_and_domains_only() -> None:
     model, identify = tiny_model(), [prompt for prompt in PROMPTS if prompt.split == "identify"]
     made = make_replacement(model, "mean", identify, identify)
     direct = mask_dimensions(model, PROMPTS, [3], mode="mean", reference=identify)
-    np.testing.assert_array_equal(mask_dimensions(model, PROMPTS, [3], mode="mean", reference=made).rise, direct.rise)
+    np.testing.assert_array_equal(
+        mask_dimensions(model, PROMPTS, [3], mode="mean", reference=made).loss_increase, direct.loss_increase
+    )
     with pytest.raises(ValueError, match="made for mode 'mean' or for other domains"):
         mask_dimensions(model, PROMPTS, [3], mode="zero", reference=made)
 

@@ -181,7 +181,7 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     result = masking(rise)
     save_masking(result, tmp_path / "masking.safetensors")
     loaded = load_masking(tmp_path / "masking.safetensors")
-    np.testing.assert_array_equal(loaded.rise, rise)
+    np.testing.assert_array_equal(loaded.loss_increase, rise)
     assert {**vars(loaded), "rise": 0, "baseline": 0} == {**vars(result), "rise": 0, "baseline": 0}
     save_choice_masking(choices(), tmp_path / "choices.safetensors")
     again = load_choice_masking(tmp_path / "choices.safetensors")

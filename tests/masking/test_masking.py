@@ -10,9 +10,8 @@ import torch
 from tests.tiny import FAMILIES, tiny_model
 from workbench.behaviours import load_behaviours
 from workbench.interventions import mask as replacements
-from workbench.masking import measure as masking
 from workbench.masking.measure import choice_items, mask_choices, mask_dimensions
-from workbench.models import HookedModel
+from workbench.models import HookedModel, batches
 from workbench.records import MASK_MODES, ChoiceItem, Prompt
 
 PROMPTS = [
@@ -54,8 +53,8 @@ def test_zero_masking_equals_one_dimension_and_one_prompt_at_a_time(family: str)
                 values[..., dimension] = 0.0
 
             naive = hooked_loss(model, prompt.text, edit) - baseline
-            assert result.rise[row, column] == pytest.approx(naive, abs=1e-5)
-    assert np.abs(result.rise).max() > 0.01
+            assert result.loss_increase[row, column] == pytest.approx(naive, abs=1e-5)
+    assert np.abs(result.loss_increase).max() > 0.01
 
 
 def test_every_dimension_is_masked_unless_some_are_named() -> None:
@@ -63,7 +62,7 @@ def test_every_dimension_is_masked_unless_some_are_named() -> None:
     everything = mask_dimensions(model, PROMPTS[:2])
     assert everything.dimensions == tuple(range(16))
     some = mask_dimensions(model, PROMPTS[:2], DIMENSIONS)
-    np.testing.assert_allclose(some.rise, everything.rise[list(DIMENSIONS)], atol=1e-5)
+    np.testing.assert_allclose(some.loss_increase, everything.loss_increase[list(DIMENSIONS)], atol=1e-5)
     assert (everything.cost, some.cost) == (17.0, 4.0)
 
 
@@ -91,7 +90,7 @@ def test_mean_masking_uses_the_mean_of_the_position_class() -> None:
                     values[0, place, dimension] = of_class[index][layer, dimension]
 
             naive = hooked_loss(model, prompt.text, edit) - baseline
-            assert result.rise[row, column] == pytest.approx(naive, abs=1e-5)
+            assert result.loss_increase[row, column] == pytest.approx(naive, abs=1e-5)
 
 
 def test_resampling_takes_the_token_of_another_domain_that_stands_at_the_same_class_of_position() -> None:
@@ -107,7 +106,7 @@ def test_resampling_takes_the_token_of_another_domain_that_stands_at_the_same_cl
             values[0, place, 3] = cache[f"blocks.{layer}.hook_resid_post"][0, place_of.get(word, 1), 3]
 
     result = mask_dimensions(model, PROMPTS[:1], [3], mode="resample", reference=reference)
-    assert result.rise[0, 0] == pytest.approx(hooked_loss(model, PROMPTS[0].text, edit) - baseline, abs=1e-5)
+    assert result.loss_increase[0, 0] == pytest.approx(hooked_loss(model, PROMPTS[0].text, edit) - baseline, abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", MASK_MODES)
@@ -115,17 +114,17 @@ def test_results_do_not_depend_on_how_passes_are_cut(mode, monkeypatch: pytest.M
     model = tiny_model("qwen3")
     whole = mask_dimensions(model, PROMPTS, DIMENSIONS, mode=mode, seed=3)
     for n_bytes in (1, 5 * 4 * 11 * model.vocabulary_size):
-        monkeypatch.setattr(masking, "PASS_BYTES", n_bytes)
+        monkeypatch.setattr(batches, "LOGITS_BYTES", n_bytes)
         cut = mask_dimensions(model, PROMPTS, DIMENSIONS, mode=mode, seed=3)
-        np.testing.assert_allclose(cut.rise, whole.rise, atol=1e-5)
+        np.testing.assert_allclose(cut.loss_increase, whole.loss_increase, atol=1e-5)
 
 
 def test_another_seed_draws_other_donors_and_the_sample_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    results = [mask_dimensions(model, PROMPTS, [3], mode="resample", seed=seed).rise for seed in (0, 0, 1)]
+    results = [mask_dimensions(model, PROMPTS, [3], mode="resample", seed=seed).loss_increase for seed in (0, 0, 1)]
     np.testing.assert_array_equal(results[0], results[1])
     assert not np.allclose(results[0], results[2])
-    monkeypatch.setattr(replacements, "N_DONORS", 3)
+    monkeypatch.setattr(replacements, "N_SOURCES", 3)
     table = replacements.make_replacement(model, "resample", PROMPTS, PROMPTS)
     counts = {key: len(sources) for key, sources in table.groups.items()}
     assert counts == {("law", 0): 2, ("law", 1): 2, ("law", 2): 3, ("code", 0): 2, ("code", 1): 1, ("code", 2): 3}
@@ -136,10 +135,10 @@ def test_every_token_has_the_same_chance_to_be_kept() -> None:
     kept = np.zeros(40)
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        bank = replacements._Bank(1, 1)
+        bank = replacements._ReservoirSample(1, 1)
         for start in range(0, 1024, 128):
             bank.add(torch.arange(start, start + 128.0)[None, :, None], rng)
-        kept += np.histogram(bank.donors.flatten().numpy(), bins=40, range=(0, 1024))[0]
+        kept += np.histogram(bank.values.flatten().numpy(), bins=40, range=(0, 1024))[0]
     assert bank.count == 1024
     assert float(bank.total) == 1023 * 512
     share = kept / kept.sum() * 40
@@ -151,9 +150,11 @@ def test_a_list_per_domain_is_measured_there_and_nan_elsewhere() -> None:
     both = mask_dimensions(model, PROMPTS, [3, 15])
     apart = mask_dimensions(model, PROMPTS, {"law": [3], "code": [15]})
     assert apart.dimensions == (3, 15)
-    np.testing.assert_array_equal(np.isnan(apart.rise), [[False, False, True, True], [True, True, False, False]])
-    np.testing.assert_allclose(apart.rise[0, :2], both.rise[0, :2], atol=1e-5)
-    np.testing.assert_allclose(apart.rise[1, 2:], both.rise[1, 2:], atol=1e-5)
+    np.testing.assert_array_equal(
+        np.isnan(apart.loss_increase), [[False, False, True, True], [True, True, False, False]]
+    )
+    np.testing.assert_allclose(apart.loss_increase[0, :2], both.loss_increase[0, :2], atol=1e-5)
+    np.testing.assert_allclose(apart.loss_increase[1, 2:], both.loss_increase[1, 2:], atol=1e-5)
     assert apart.cost == 2.0
 
 
@@ -171,12 +172,16 @@ def test_masks_can_spare_the_first_token_and_losses_leave_out_what_it_predicts()
         words = prompt.text.split()
         for edit, whole, rest in (
             (nothing, spared.baseline[column], counted.baseline[column]),
-            (later, (spared.rise[0] + spared.baseline)[column], (counted.rise[0] + counted.baseline)[column]),
+            (
+                later,
+                (spared.loss_increase[0] + spared.baseline)[column],
+                (counted.loss_increase[0] + counted.baseline)[column],
+            ),
         ):
             mean, first = hooked_loss(model, prompt.text, edit), hooked_loss(model, words[0], edit)
             assert whole == pytest.approx(mean, abs=1e-5)
             assert rest == pytest.approx((mean * len(words) - first) / (len(words) - 1), abs=1e-5)
-    assert np.abs(spared.rise).max() > 0.01
+    assert np.abs(spared.loss_increase).max() > 0.01
     with pytest.raises(ValueError, match="law/7 predicts nothing at the tokens 'after the first token'"):
         mask_dimensions(model, [Prompt("court", "law", "law/7", "identify")], [3], counted_at="after the first token")
 
@@ -184,7 +189,7 @@ def test_masks_can_spare_the_first_token_and_losses_leave_out_what_it_predicts()
 def test_tokens_of_high_norm_are_found_row_by_row_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     monkeypatch.setattr(replacements, "HIGH_NORM", 1.1)
-    monkeypatch.setattr(replacements, "PASS_ROWS", 3)
+    monkeypatch.setattr(replacements, "BATCH_SIZE", 3)
     together = replacements.tokens_in(model, model.tokenize([p.text for p in PROMPTS]), "without high-norm tokens")
     n_high = 0
     for row, prompt in zip(together, PROMPTS, strict=True):
@@ -273,8 +278,6 @@ def test_wrong_arguments_are_named() -> None:
         mask_dimensions(model, PROMPTS[:2], [3], mode="resample")
     with pytest.raises(ValueError, match="needs exam items, and none were given"):
         mask_choices(model, [], [3])
-    with pytest.raises(ValueError, match="same number of choices"):
-        mask_choices(model, [*items(), ChoiceItem("q2", "law", "test", "x", (" y", " is"), 0)], [3])
     short = tiny_model("qwen3", bos=False)
     with pytest.raises(ValueError, match="law/7 has one token"):
         mask_dimensions(short, [*PROMPTS, Prompt("court", "law", "law/7", "test")], [3])

@@ -61,7 +61,7 @@ def test_masking_in_the_run_is_that_of_the_passages_of_its_splits(finished: Path
     dimension = found.test["zero"].dimensions[0]
     own = [prompts[name] for name in found.test["zero"].prompts]
     alone = mask_dimensions(model, own, [dimension])
-    np.testing.assert_allclose(found.test["zero"].rise[0], alone.rise[0], atol=1e-5)
+    np.testing.assert_allclose(found.test["zero"].loss_increase[0], alone.loss_increase[0], atol=1e-5)
     report = (finished / "report.html").read_text(encoding="utf-8")
     assert 'id="plot-drops"' in report
     assert 'id="plot-verdicts-map"' in report

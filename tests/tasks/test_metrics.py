@@ -17,6 +17,7 @@ from workbench.comparison import (
     token_kl,
 )
 from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Steering, steer
+from workbench.models import batches
 from workbench.records import Site
 from workbench.tasks import metrics
 
@@ -132,9 +133,9 @@ def test_small_memory_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) ->
     losses, kl = passage_losses(model, tokens, parts), NeutralText(model, TEXTS, n_tokens=10).kl(parts)
     row = 4 * tokens.ids.shape[1] * model.vocabulary_size
     for rows in (1, 2, 11):
-        monkeypatch.setattr(metrics, "LOGITS_BYTES", rows * row)
+        monkeypatch.setattr(batches, "LOGITS_BYTES", rows * row)
         monkeypatch.setattr(metrics, "REFERENCE_BYTES", 0)
-        sizes = [logits.numel() * 4 for _, _, logits in metrics.stacked_logits(model, tokens, parts, "all")]
+        sizes = [logits.numel() * 4 for *_, logits in metrics.stacked_logits(model, tokens, parts, "all")]
         assert max(sizes) <= rows * row
         np.testing.assert_allclose(passage_losses(model, tokens, parts), losses, rtol=1e-5)
         np.testing.assert_allclose(NeutralText(model, TEXTS, n_tokens=10).kl(parts), kl, rtol=1e-4)

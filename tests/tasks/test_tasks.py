@@ -9,7 +9,7 @@ import torch
 
 from tests.tiny import tiny_model
 from workbench.interventions import ContrastiveAddition, ContrastPrompt, steer
-from workbench.models import HookedModel, load_model
+from workbench.models import HookedModel, batches, load_model
 from workbench.records import SPLITS, Pair, Prompt
 from workbench.tasks import (
     FittingData,
@@ -32,7 +32,6 @@ from workbench.tasks import (
     domain_exam,
     domain_loss,
     domain_share,
-    metrics,
     persona_task,
     refusal_classifier,
     same_length,
@@ -139,7 +138,7 @@ def test_continuations_of_a_batch_are_those_of_each_prompt_alone(model: HookedMo
 def test_scores_side_by_side_are_those_under_each_steering_alone(
     model: HookedModel, name: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "LOGITS_BYTES", rows * 4 * 10 * model.vocabulary_size)
+    monkeypatch.setattr(batches, "LOGITS_BYTES", rows * 4 * 10 * model.vocabulary_size)
     prompts = ("the court shall", "a", "it was the river and")
     items = tuple(item(p, prompt=p, answers=(" cell", " x"), distractors=(" sum of a",)) for p in prompts)
     held = ItemSet(name, items)

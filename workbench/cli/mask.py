@@ -274,7 +274,7 @@ def chosen_rows(result: "MaskingResult") -> list[dict[str, str | int | float]]:
     for domain in masked_domains(result):
         own = np.array(result.domains) == domain
         for index, dimension in enumerate(result.dimensions):
-            rise, low, high = mean_interval(result.rise[index, own])
+            rise, low, high = mean_interval(result.loss_increase[index, own])
             head = {"masked_to": result.mode, "domain": domain, "dimension": dimension}
             rows.append(head | {"rise": rise, "low": low, "high": high, "n": int(own.sum())})
     return rows

@@ -8,7 +8,7 @@ from workbench.comparison.damage import N_OPENINGS, N_WRITTEN
 from workbench.comparison.spec import ModelShape, SizeSpec, Spec, SpecError
 from workbench.comparison.store import CellKey, Stage, check_distinct
 from workbench.interventions import CONTROLS, PROMPT_ONLY, UNSTEERED, MethodCard, SteeringError, arm_named, method_named
-from workbench.tasks.metrics import LOGITS_BYTES
+from workbench.models.batches import LOGITS_BYTES
 
 EVALUATIONS_PER_SEARCH = 3.0  # typical number of strengths tried until KL is within 10 % of the target
 CURVE_PASSES = 13.0  # passes over tuning items and neutral text, typically, for a strength curve

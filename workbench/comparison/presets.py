@@ -7,8 +7,9 @@ from typing import Literal
 
 from workbench.comparison.arms import spread_layers
 from workbench.models import HookedModel
+from workbench.models.batches import GENERATION_ROWS, LOGITS_BYTES, rows_with_logits
 from workbench.records import Prompt
-from workbench.tasks.metrics import GENERATION_ROWS, LOGITS_BYTES, REFERENCE_BYTES, rows_per_pass
+from workbench.tasks.metrics import REFERENCE_BYTES
 
 EVALUATIONS_PER_SEARCH = 2.5  # typical number of strengths tried until KL is within 10 % of the target
 
@@ -122,7 +123,7 @@ def plan(
         n_layers=n_layers,
         n_tokens=round(sum(rows * positions for rows, positions in groups))
         + generations * (sizes.n_prompt_tokens + 1 + sizes.n_new_tokens),
-        n_passes=sum(math.ceil(rows / rows_per_pass(model, positions)) for rows, positions in groups)
+        n_passes=sum(math.ceil(rows / max(1, rows_with_logits(model)(positions))) for rows, positions in groups)
         + calls * sizes.n_new_tokens,
         n_generated=generations * sizes.n_new_tokens,
         memory_bytes=2 * LOGITS_BYTES + min(reference, REFERENCE_BYTES),

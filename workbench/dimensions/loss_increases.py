@@ -47,7 +47,7 @@ def domain_rise(result: MaskingResult, split: Split) -> Float64[np.ndarray, "dom
         chosen = (np.array(result.domains) == domain) & (np.array(result.splits) == split)
         if not chosen.any():
             raise ValueError(f"domain {domain!r} has no masked prompts in split {split!r}; mask prompts of that split")
-        rows.append(result.rise[:, chosen].mean(axis=1))
+        rows.append(result.loss_increase[:, chosen].mean(axis=1))
     return np.stack(rows)
 
 
@@ -121,7 +121,7 @@ def drop_by_rank(
         for number, domain in enumerate(masked_domains(result)):
             index = int(order[number][rank - 1])
             mask = (np.array(result.domains) == domain) & (np.array(result.splits) == report_on)
-            mean, low, high = mean_interval(result.rise[index, mask])
+            mean, low, high = mean_interval(result.loss_increase[index, mask])
             reported.append(mean)
             ranked = float(before[number, index])
             rows.append([domain, rank, result.dimensions[index], ranked, mean, low, high, int(mask.sum())])

@@ -94,7 +94,9 @@ def _drops_of(
         for domain in result.domains:
             passages = np.array(test.domains) == domain
             chosen = result.random if rank == RANDOM else (order[domain][rank - 1],)
-            rise = test.rise[np.ix_([test.dimensions.index(dimension) for dimension in chosen], passages)].mean(axis=0)
+            rise = test.loss_increase[
+                np.ix_([test.dimensions.index(dimension) for dimension in chosen], passages)
+            ].mean(axis=0)
             is_verified = rank == RANDOM or rank <= _n_measured(result.identify[ranked_by], domain)
             share = float(rise.mean() / test.baseline[passages].mean())
             mean, low, high = mean_interval(rise)
@@ -229,7 +231,7 @@ def _in_prompts(result: MaskingResult, names: Collection[str]) -> MaskingResult:
     """A result as it is in some of its prompts."""
     kept = [index for index, name in enumerate(result.prompts) if name in names]
     parts = {part: tuple(getattr(result, part)[index] for index in kept) for part in ("prompts", "domains", "splits")}
-    return replace(result, baseline=result.baseline[kept], rise=result.rise[:, kept], **parts)
+    return replace(result, baseline=result.baseline[kept], loss_increase=result.loss_increase[:, kept], **parts)
 
 
 def _worst(measured: MaskingResult) -> Float64[np.ndarray, "domain"]:
@@ -306,11 +308,11 @@ def recall_table(result: Criticality, ms: Sequence[int] = (10, 12, 16, 20, 24, 3
     return pd.DataFrame(rows, columns=["mode", "setting", "domain", "k", "m", "recall", "cost", "fraction"])
 
 
-def estimate_name(n_groups: int, n_points: int, n_apart: int) -> str:
+def estimate_name(n_groups: int, n_points: int, n_ungrouped: int) -> str:
     """What an estimate by gradients is called in tables and figures."""
     if n_points == 1:
         return "plain gradient"
-    return f"{n_groups} groups, {n_points} points" + (", largest apart" if n_apart else "")
+    return f"{n_groups} groups, {n_points} points" + (", largest ungrouped" if n_ungrouped else "")
 
 
 def summarise_criticality(result: Criticality) -> dict[str, Any]:

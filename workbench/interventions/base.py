@@ -8,7 +8,6 @@ and the edit is linear in it.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -213,7 +212,7 @@ class Combination(Steering):
         total = torch.zeros_like(x)
         for part, weight in self.parts:
             if site in part.sites:
-                total = total + weight * part.delta(x, site, positions)
+                total = total + weight * part.delta(x.clone(), site, positions)
         return total
 
     def check_model(self, model: HookedModel) -> None:
@@ -292,7 +291,7 @@ class _Pass:
 
     def edited(self, x: Float[Tensor, "batch pos width"], steering: Steering, site: Site) -> Tensor:
         """x + weight * delta where tokens are in scope, x elsewhere."""
-        delta = steering.delta(x, site, self.call.positions)
+        delta = steering.delta(x.clone(), site, self.call.positions)  # a method may write to what it is given
         if isinstance(self.weight, Tensor):
             moved = torch.addcmul(x, self.weight, delta)
         else:
@@ -306,7 +305,6 @@ class SteeringHandle:
     def __init__(self, model: HookedModel, steering: Steering, strength: Strength, scope: Scope) -> None:
         self.log = ProbeLog(steering.sites)
         self._text = f"{steering!r}\n  strength {_strength_text(strength)}, applied in scope {scope}"
-        self._stack = ExitStack()
         self._pass: _Pass | None = None  # through it the hooks hold the handle: it acts until removed, kept or not
         reach = steering.reach
 
@@ -321,14 +319,19 @@ class SteeringHandle:
             return edit
 
         edits = {site: editor(self.log.counter(site)) for site in steering.sites}
-        self._stack.enter_context(model.hooked(edits, editing=True))
+        self._hooks = model.hooked(edits, editing=True)
+
+    def apply(self) -> "SteeringHandle":
+        """Set the hooks; `steer` has done so already."""
+        self._hooks.__enter__()
+        return self
 
     def __repr__(self) -> str:
         return f"{self._text}\n  edited so far: {self.log}"
 
     def remove(self) -> None:
         """Take the steering off the model; calling it again does nothing."""
-        self._stack.close()
+        self._hooks.__exit__(None, None, None)
 
     def __enter__(self) -> "SteeringHandle":
         return self
@@ -382,7 +385,12 @@ def steer(
     steering = steering.on(model.device)
     check_fit(model, steering)
     scope = steering.scope if scope is None else scope
-    return SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
+    handle = SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
+    try:
+        return handle.apply()
+    except BaseException:  # an interrupt too: nobody has the handle yet
+        handle.remove()
+        raise
 
 
 def _checked_strength(strength: Strength) -> Strength:

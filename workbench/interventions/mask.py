@@ -1,14 +1,20 @@
-"""What masked entries of the residual stream are set to, and at which tokens.
+"""Masks: single dimensions of the residual stream, or its massive entries, set to a value at every block output.
 
-Zero, the mean of the position class, or other text are all rows of one table: for every layer a few vectors of the
-residual stream (`values`), and for every position of a prompt the number of the vector that stands in for it. A mean
-over all positions would destroy an attention sink just as zero does, because the first token is unlike all others;
-means are therefore taken per position class. Masks can also spare the first token, or all tokens of high norm.
+Zero, the mean of the position class, or the values of other text are all rows of one table (`Replacement`): for every
+layer a few vectors of the residual stream, and for every position of a prompt the number of the vector that replaces
+it. A mean over all positions would destroy an attention sink just as zero does, because the first token is unlike all
+others; means are therefore taken per position class. Masks can also exclude the first token, or all tokens of high
+norm. `DimensionMask` and `GatedMask` apply such a table, like any steering, through `steer`.
+
+`MassiveToValue` sets massive entries to their mean or to zero, as Sun et al. (2024, arXiv 2402.17762) do: an entry is
+one dimension of one hidden state, massive or not token by token, and the mean is over the massive entries of the same
+layer, dimension and position (first or later) in a reference text. The published finding: with means the model hardly
+changes, with zeros it breaks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -17,14 +23,19 @@ from torch import Tensor
 
 from workbench.activations import capture, stream
 from workbench.dimensions.loss_increases import POSITION_CLASSES, is_delimiter
+from workbench.dimensions.massive import MassiveCriterion, criterion_named
+from workbench.interventions.base import Steering, SteeringError, SteeringHandle, steer
+from workbench.interventions.stacked import RowVariants
 from workbench.models import HookedModel
-from workbench.records import MASK_MODES, TOKEN_SETS, MaskMode, Prompt, Tokens, TokenSet
+from workbench.models.batches import BATCH_SIZE, cut
+from workbench.records import MASK_MODES, TOKEN_SETS, MaskMode, Prompt, Site, Tokens, TokenSet
 
 FIRST, DELIMITER, REST = range(len(POSITION_CLASSES))
+KEPT = -1  # the source of a position that is not masked
 Groups = dict[tuple[str, int], tuple[int, ...]]
-N_DONORS = 256  # tokens per domain and position class that are kept to be resampled
+N_SOURCES = 256  # tokens per domain and position class that are kept to be resampled
 HIGH_NORM = 10.0  # times the median norm of the tokens of the same passage and layer
-PASS_ROWS = 32
+SetTo = Literal["mean", "zero"]
 
 
 @final
@@ -53,6 +64,90 @@ class Replacement:
         return torch.from_numpy(chosen).to(self.values.device)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class DimensionMask(Steering):
+    """At strength 1, dimension `dimensions[row]` of every row takes the values of its sources at every block output.
+
+    `sources[row, position]` are rows of `values`, by absolute position; where they are `KEPT`, and beyond their end,
+    nothing changes. The batch must have as many rows.
+    """
+
+    values: Float[Tensor, "layer source d_model"]
+    sources: Int[Tensor, "row pos"]
+    dimensions: Int[Tensor, "row"]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("resid_post", layer) for layer in range(len(self.values)))
+
+    @property
+    def reach(self) -> int:
+        return self.sources.shape[1]
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        sources, dimensions = _at(self.sources, positions), self.dimensions[: len(x)]
+        rows = torch.arange(len(x), device=x.device)
+        wanted = self.values[site.layer][sources.clamp(min=0), dimensions[:, None]].to(x.dtype)
+        delta = torch.zeros_like(x)
+        delta[rows, :, dimensions] = torch.where(sources == KEPT, 0.0, wanted - x[rows, :, dimensions])
+        return delta
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GatedMask(Steering):
+    """At strength 1, every dimension moves towards the values of its sources as far as its gate is closed.
+
+    `gates[row, d]` is 1 where dimension d stays as it is and 0 where it is masked; gradients flow to the gates. Values
+    and sources are those of `DimensionMask`.
+    """
+
+    values: Float[Tensor, "layer source d_model"]
+    sources: Int[Tensor, "row pos"]
+    gates: Float[Tensor, "row d_model"]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("resid_post", layer) for layer in range(len(self.values)))
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        sources = _at(self.sources, positions)
+        closed = (1.0 - self.gates[: len(x)])[:, None] * (sources != KEPT)[..., None]
+        return closed * (self.values[site.layer][sources.clamp(min=0)].to(x.dtype) - x)
+
+
+def _at(sources: Int[Tensor, "row place"], positions: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """The sources at absolute positions, `KEPT` on padding and beyond the table; a single token may probe it."""
+    if len(positions) != len(sources) and positions.numel() != 1:
+        raise SteeringError(f"the mask is made for {len(sources)} rows, but the batch has {len(positions)}")
+    is_known = (positions >= 0) & (positions < sources.shape[1])
+    found = sources[: len(positions)].gather(1, positions.clamp(0, sources.shape[1] - 1))
+    return torch.where(is_known, found, KEPT)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowMasks(RowVariants):
+    """One dimension masked alone per variant, with sources that differ from row to row."""
+
+    values: Float[Tensor, "layer source d_model"]
+    sources: Int[Tensor, "row pos"]
+    dimensions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    def steering(self, rows: Sequence[int], variants: slice) -> DimensionMask:
+        chosen = torch.tensor(self.dimensions[variants], device=self.sources.device)
+        sources = self.sources[list(rows)].repeat(len(chosen), 1)
+        return DimensionMask(self.values, sources, chosen.repeat_interleave(len(rows)))
+
+
 def make_replacement(
     model: HookedModel,
     mode: MaskMode,
@@ -64,7 +159,7 @@ def make_replacement(
 ) -> Replacement:
     """What to mask `prompts` with: `mean` and `resample` take their values from the text of `reference`.
 
-    A replacement that was made before, in the same mode and for the same domains, is handed through.
+    A replacement made before, in the same mode and for the same domains, is returned unchanged.
     `mean`: the mean over all tokens of one position class, every domain of the reference counting once. `resample`: the
     entries of a random token of the same class from another domain, the same token at all layers. A class that the
     reference lacks is replaced as `rest`. Memory: layers x sources x d_model floats, at most 256 sources per domain and
@@ -88,16 +183,29 @@ def make_replacement(
             f"mode {mode!r} takes its values from other text; pass reference=[...] with prompts of identify"
         )
     if mode == "resample":
-        lonely = [domain for domain in domains if all(prompt.domain == domain for prompt in reference)]
-        if lonely:
-            raise ValueError(f"the reference holds no domain other than {lonely[0]!r}; resampling needs one")
-    banks = _banks(model, reference, seed, truncate)
+        single_domain = [domain for domain in domains if all(prompt.domain == domain for prompt in reference)]
+        if single_domain:
+            raise ValueError(f"the reference holds no domain other than {single_domain[0]!r}; resampling needs one")
+    reservoirs = _reservoirs(model, reference, seed, truncate)
     if mode == "mean":
-        values = torch.stack([_class_mean(banks, index) for index in classes], dim=1)
+        values = torch.stack([_class_mean(reservoirs, index) for index in classes], dim=1)
         groups = {(domain, index): (index,) for domain in domains for index in classes}
     else:
-        values, groups = _resampling(banks, domains)
+        values, groups = _resampling(reservoirs, domains)
     return Replacement(mode, values.to(model.device, model.dtype), groups, seed)
+
+
+def row_sources(
+    model: HookedModel,
+    tokens: Tokens,
+    prompts: Sequence[Prompt],
+    replacement: Replacement,
+    masked_at: TokenSet = "all tokens",
+) -> Int[Tensor, "row pos"]:
+    """The source of every token of right-padded prompts, `KEPT` outside the tokens that are masked."""
+    classes = position_classes(model, tokens.ids, tokens.positions)
+    chosen = [replacement.sources(row, prompt) for row, prompt in zip(classes, prompts, strict=True)]
+    return torch.stack(chosen).where(tokens_in(model, tokens, masked_at), KEPT)
 
 
 def position_classes(
@@ -127,21 +235,25 @@ def tokens_in(model: HookedModel, tokens: Tokens, chosen: TokenSet) -> Bool[Tens
 
 def _has_high_norm(model: HookedModel, tokens: Tokens) -> Bool[Tensor, "row pos"]:
     found = torch.zeros_like(tokens.mask)
-    for start in range(0, len(found), PASS_ROWS):
-        part = Tokens(tokens.ids[start : start + PASS_ROWS], tokens.mask[start : start + PASS_ROWS])
+    for rows in cut(len(found), BATCH_SIZE):
+        part = Tokens(tokens.ids[rows], tokens.mask[rows])
         norms = capture(model, part, model.residual_sites()).float().norm(dim=-1).masked_fill(~part.mask, torch.nan)
-        median = norms.nanmedian(dim=2, keepdim=True).values
-        found[start : start + PASS_ROWS] = (norms > HIGH_NORM * median).any(dim=0)
+        found[rows] = has_high_norm(norms).any(dim=0)
     return found
 
 
-class _Bank:
+def has_high_norm(norms: Float[Tensor, "*row pos"]) -> Bool[Tensor, "*row pos"]:
+    """Where a norm exceeds ten times the median of its row; NaN is left out."""
+    return norms > HIGH_NORM * norms.nanmedian(dim=-1, keepdim=True).values
+
+
+class _ReservoirSample:
     """Tokens of one domain and position class: their sum in float64, and a uniform sample of at most 256 of them."""
 
     def __init__(self, n_layers: int, d_model: int) -> None:
         self.total = torch.zeros(n_layers, d_model, dtype=torch.float64)
         self.count = 0
-        self.donors = torch.zeros(n_layers, 0, d_model)
+        self.values = torch.zeros(n_layers, 0, d_model)
         self.keys = torch.zeros(0)
 
     def add(self, found: Float[Tensor, "layer token d_model"], rng: np.random.Generator) -> None:
@@ -149,47 +261,121 @@ class _Bank:
         self.total += found.double().sum(dim=1)
         self.count += found.shape[1]
         keys = torch.cat([self.keys, torch.from_numpy(rng.random(found.shape[1])).float()])
-        kept = keys.argsort()[:N_DONORS]
-        self.donors, self.keys = torch.cat([self.donors, found.float()], dim=1)[:, kept], keys[kept]
+        kept = keys.argsort()[:N_SOURCES]
+        self.values, self.keys = torch.cat([self.values, found.float()], dim=1)[:, kept], keys[kept]
 
 
-Banks = dict[tuple[str, int], _Bank]
+Reservoirs = dict[tuple[str, int], _ReservoirSample]
 
 
-def _banks(model: HookedModel, reference: Sequence[Prompt], seed: int, truncate: bool) -> Banks:
-    """One bank per domain and position class of the reference."""
+def _reservoirs(model: HookedModel, reference: Sequence[Prompt], seed: int, truncate: bool) -> Reservoirs:
+    """One sample per domain and position class of the reference."""
     rng = np.random.default_rng(seed)
-    banks: Banks = {}
+    reservoirs: Reservoirs = {}
     for batch in stream(model, reference, model.residual_sites(), truncate=truncate):
         classes = position_classes(model, batch.token_ids, batch.positions)
         values = batch.values.cpu()
         for index in np.unique(classes).tolist():
-            bank = banks.setdefault((batch.domain, index), _Bank(model.n_layers, model.d_model))
-            bank.add(values[:, torch.from_numpy(np.flatnonzero(classes == index))], rng)
-    return banks
+            reservoir = reservoirs.setdefault((batch.domain, index), _ReservoirSample(model.n_layers, model.d_model))
+            reservoir.add(values[:, torch.from_numpy(np.flatnonzero(classes == index))], rng)
+    return reservoirs
 
 
-def _class_mean(banks: Banks, index: int) -> Float[Tensor, "layer d_model"]:
+def _class_mean(reservoirs: Reservoirs, index: int) -> Float[Tensor, "layer d_model"]:
     """Mean over domains of the mean over their tokens of one class; over `rest` if there is none of that class."""
-    means = [bank.total / bank.count for (_, of_class), bank in banks.items() if of_class == index]
-    return torch.stack(means).mean(dim=0) if means or index == REST else _class_mean(banks, REST)
+    means = [reservoir.total / reservoir.count for (_, of_class), reservoir in reservoirs.items() if of_class == index]
+    return torch.stack(means).mean(dim=0) if means or index == REST else _class_mean(reservoirs, REST)
 
 
-def _resampling(banks: Banks, domains: Sequence[str]) -> tuple[Float[Tensor, "layer source d_model"], Groups]:
+def _resampling(reservoirs: Reservoirs, domains: Sequence[str]) -> tuple[Float[Tensor, "layer source d_model"], Groups]:
     places: Groups = {}
     n_sources = 0
-    for key, bank in banks.items():
-        places[key] = tuple(range(n_sources, n_sources + bank.donors.shape[1]))
-        n_sources += bank.donors.shape[1]
+    for key, reservoir in reservoirs.items():
+        places[key] = tuple(range(n_sources, n_sources + reservoir.values.shape[1]))
+        n_sources += reservoir.values.shape[1]
     groups = {
-        (domain, index): _elsewhere(places, domain, index) or _elsewhere(places, domain, REST)
+        (domain, index): _of_others(places, domain, index) or _of_others(places, domain, REST)
         for domain in domains
         for index in range(len(POSITION_CLASSES))
     }
-    return torch.cat([bank.donors for bank in banks.values()], dim=1), groups
+    return torch.cat([reservoir.values for reservoir in reservoirs.values()], dim=1), groups
 
 
-def _elsewhere(places: Groups, domain: str, index: int) -> tuple[int, ...]:
+def _of_others(places: Groups, domain: str, index: int) -> tuple[int, ...]:
     """Sources of one class from all domains but one."""
     found = [sources for (owner, of_class), sources in places.items() if owner != domain and of_class == index]
     return tuple(source for sources in found for source in sources)
+
+
+# --- massive entries --------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MassiveToValue(Steering):
+    """At strength 1 every massive entry becomes `values[layer, place, d]`; place 0 is the first position, 1 the later.
+
+    An entry without a value (NaN: none was massive there in the reference text) stays as it is. `layers` are the block
+    outputs that hold massive entries.
+    """
+
+    criterion: MassiveCriterion
+    layers: tuple[int, ...]
+    values: Float[Tensor, "layer place d_model"]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("resid_post", layer) for layer in self.layers)
+
+    def delta(
+        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        of_layer = self.values[self.layers.index(site.layer)].to(x.device)
+        wanted = of_layer[(positions != 0).long()]
+        is_set = self.criterion.entries(x) & ~wanted.isnan()
+        return torch.where(is_set, wanted - x, 0.0)
+
+
+def fit_massive(
+    model: HookedModel,
+    reference: Sequence[Prompt],
+    *,
+    to: SetTo = "mean",
+    criterion: str | MassiveCriterion = "Sun et al.",
+    batch_size: int = BATCH_SIZE,
+    truncate: bool = False,
+) -> MassiveToValue:
+    """Means of the massive entries over the reference text, or zeros; raises where nothing is massive."""
+    if to not in ("mean", "zero"):
+        raise ValueError(f"massive entries are set to 'mean' or 'zero', not {to!r}")
+    rule = criterion_named(criterion)
+    total = torch.zeros(model.n_layers, 2, model.d_model, dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for batch in stream(model, reference, model.residual_sites(), batch_size=batch_size, truncate=truncate):
+        values = batch.values.cpu()
+        passes = rule.entries(values)
+        for place, chosen in enumerate((batch.positions.cpu() == 0, batch.positions.cpu() != 0)):
+            total[:, place] += torch.where(passes, values, 0)[:, chosen].double().sum(dim=1)
+            count[:, place] += passes[:, chosen].sum(dim=1)
+    layers = tuple(count.sum(dim=(1, 2)).nonzero().flatten().tolist())
+    if not layers:
+        raise SteeringError(
+            f"no entry of {model.name} is massive by {criterion!r} on this text; choose another criterion, such as "
+            "'3-sigma', or a MassiveCriterion of your own"
+        )
+    means = (total / count)[list(layers)].float()
+    return MassiveToValue(rule, layers, means if to == "mean" else torch.zeros_like(means).where(~means.isnan(), means))
+
+
+def set_massive(
+    model: HookedModel,
+    reference: Sequence[Prompt],
+    *,
+    to: SetTo = "mean",
+    criterion: str | MassiveCriterion = "Sun et al.",
+) -> SteeringHandle:
+    """Set all massive entries of a model to their mean (or to zero) in one call: `with set_massive(model, texts): ...`.
+
+    Acts at all positions until the handle is removed; its log counts the tokens it looked at.
+    """
+    return steer(model, fit_massive(model, reference, to=to, criterion=criterion), 1.0, "all")

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from workbench.activations import stream
 from workbench.dimensions.criteria import NEUTRAL
 from workbench.dimensions.masking_records import TOKEN_READINGS, Criticality, CriticalityPlan, largest_of, ranking
-from workbench.interventions.mask import HIGH_NORM, Replacement, make_replacement
+from workbench.interventions.mask import Replacement, has_high_norm, make_replacement
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.measure import mask_choices, mask_dimensions
 from workbench.models import HookedModel
@@ -187,7 +187,7 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     values = batch.values[:, of_passage].float().abs()
     is_first = (batch.positions[of_passage] == 0).expand(values.shape[:2])
     norms = values.norm(dim=-1)
-    is_high = norms > HIGH_NORM * norms.median(dim=1, keepdim=True).values
+    is_high = has_high_norm(norms)
     kept = dict(zip(TOKEN_READINGS, (~is_first, is_first | True, ~(is_first | is_high), is_first), strict=True))
     found = {}
     for name, mask in kept.items():
@@ -235,7 +235,7 @@ def _estimate(
         mode=mode,
         n_groups=work.plan.n_groups,
         n_points=work.plan.n_points,
-        apart=largest,
+        ungrouped=largest,
         reference=work.sources[mode],
         progress=work.meter.step(step),
         **sets,

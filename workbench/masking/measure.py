@@ -1,30 +1,33 @@
-"""Masking ground truth: what the model loses when one dimension of the residual stream is taken away everywhere.
+"""Masking ground truth: what the model loses when one dimension of the residual stream is masked everywhere.
 
-    rise(q, d) = loss of prompt q with dimension d masked at the output of every block, at all positions, minus its loss
+    loss increase(q, d) = loss of prompt q with dimension d masked at the output of every block, at all positions,
+                          minus its loss unmasked
 
 in nats per token over the tokens after the first. The embedding is left alone, so block 0 still reads it. After Roh,
 Cho, Kim (2026, arXiv 2603.00029), who count wrong answers instead; token loss as the primary measure, and masking to
-class means or to other text, are ours. Many dimensions are masked in one forward pass: every row of the batch is a
-prompt with a mask of its own.
+class means or to other text, are ours. Exams are scored by what ordinary tasks use (`workbench.tasks.scoring`), under
+masks. Many dimensions are masked in one forward pass: every row of the batch is a prompt with a mask of its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from workbench.behaviours import BehaviourItem
-from workbench.interventions.mask import Replacement, make_replacement, position_classes, tokens_in
-from workbench.models import Call, HookedModel, HookFunction
-from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Site, Tokens, TokenSet
-from workbench.tasks.metrics import token_losses
+from workbench.interventions.mask import Replacement, RowMasks, make_replacement, row_sources, tokens_in
+from workbench.interventions.stacked import PLAIN, Variants
+from workbench.models import HookedModel
+from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Tokens, TokenSet
+from workbench.tasks.base import TaskItem
+from workbench.tasks.metrics import some_rows, weighted_losses
+from workbench.tasks.scoring import first_tokens, next_token_scores, pair_rows, text_likelihoods
 
-Progress = Callable[[int, int], None]  # (masked documents done, in all)
+Progress = Callable[[int, int], None]  # (masked rows done, in all)
 Dimensions = Sequence[int] | Mapping[str, Sequence[int]] | None
-PASS_BYTES = 64 * 2**20  # float32 logits of one forward pass
+Scored = Float64[np.ndarray, "dimension row *rest"]
 
 
 def mask_dimensions(
@@ -40,7 +43,7 @@ def mask_dimensions(
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> MaskingResult:
-    """The rise of the loss of every prompt when each of `dimensions` is masked alone.
+    """The loss increase of every prompt when each of `dimensions` is masked alone.
 
     `dimensions`: all (None), a list, or a list per domain, masked in the prompts of that domain only; what is not
     measured is NaN. `mode`: `zero`, `mean` (per position class) or `resample` (from another domain); the latter two
@@ -49,10 +52,16 @@ def mask_dimensions(
     without a loss to count, and on prompts longer than the context unless `truncate`.
     """
     sets: dict[str, TokenSet] = {"masked_at": masked_at, "counted_at": counted_at}
-    documents = prompt_documents(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
-    wanted = wanted_dimensions(dimensions, documents.domains, model.d_model)
-    every, masked = _masked_scores(model, documents, wanted, progress)
-    baseline = unmasked_scores(model, documents)
+    masked = masked_prompts(model, prompts, mode=mode, reference=reference, seed=seed, truncate=truncate, **sets)
+    domains = tuple(prompt.domain for prompt in prompts)
+    wanted = wanted_dimensions(dimensions, domains, model.d_model)
+
+    def losses(rows: Sequence[int], masks: RowMasks, done: Callable[[int], None]) -> Scored:
+        tokens = some_rows(masked.tokens, rows)
+        return weighted_losses(model, tokens, masked.weight[rows], masks, progress=done)
+
+    every, under_mask = _by_dimensions(masked.replacement, masked.sources, wanted, losses, progress)
+    baseline = weighted_losses(model, masked.tokens, masked.weight)[0]
     return MaskingResult(
         mode=mode,
         how="measured",
@@ -60,10 +69,10 @@ def mask_dimensions(
         cost=1.0 + sum(map(len, wanted)) / len(prompts),
         dimensions=every,
         prompts=tuple(prompt.name for prompt in prompts),
-        domains=documents.domains,
+        domains=domains,
         splits=tuple(prompt.split for prompt in prompts),
         baseline=baseline,
-        rise=masked - baseline,
+        loss_increase=under_mask - baseline,
         **sets,
     )
 
@@ -73,6 +82,7 @@ def mask_choices(
     items: Sequence[ChoiceItem],
     dimensions: Dimensions = None,
     *,
+    letter_lead: str | None = None,
     mode: MaskMode = "zero",
     reference: Sequence[Prompt] | Replacement = (),
     seed: int = 0,
@@ -80,70 +90,78 @@ def mask_choices(
 ) -> ChoiceMasking:
     """Log likelihood of every choice after its question, unmasked and with each of `dimensions` masked alone.
 
-    A choice is scored by the sum over its tokens; question and choice are tokenized apart. All items must have the same
-    number of choices. `reference` is the text that `mean` and `resample` take their values from.
+    A choice is scored by the sum over its tokens; question and choice are tokenized separately. With a `letter_lead`
+    ("" or " ") choices are letters instead, scored as the one token after the question. A choice that an item lacks is
+    -inf. `reference` is the text that `mean` and `resample` take their values from.
     """
     if not items:
         raise ValueError("accuracy under masking needs exam items, and none were given; load an exam first")
-    sizes = {len(item.choices) for item in items}
-    if len(sizes) != 1:
-        raise ValueError(f"accuracy needs items that all have the same number of choices; given {sorted(sizes)}")
-    documents = _choice_documents(model, items, mode=mode, reference=reference, seed=seed)
-    wanted = wanted_dimensions(dimensions, documents.domains, model.d_model)
-    every, masked = _masked_scores(model, documents, wanted, progress)
-    shape = (len(items), sizes.pop())
-    baseline = -unmasked_scores(model, documents).reshape(shape)
-    return ChoiceMasking(mode, every, tuple(items), baseline, -masked.reshape(len(every), *shape))
+    is_offered = np.arange(max(len(item.choices) for item in items)) < np.array([[len(item.choices)] for item in items])
+    if letter_lead is None:
+        pairs = [(item.prompt, choice) for item in items for choice in item.choices]
+        names = [f"{item.name}/{number}" for item in items for number in range(len(item.choices))]
+        owners = [item for item in items for _ in item.choices]
+        tokens = model.pad([[*head, *tail] for head, tail in pair_rows(model, pairs)])
+    else:
+        pairs, names, owners = [(item.prompt, "") for item in items], [item.name for item in items], items
+        tokens = model.tokenize([item.prompt for item in items])
+        letters = first_tokens(model, [f"{letter_lead}{text}" for text in _most_choices(items)]).tolist()
+    prompts = [Prompt(item.prompt, item.domain, name, item.split) for item, name in zip(owners, names, strict=True)]
+
+    def score(rows: Sequence[int], masks: Variants, done: Callable[[int], None] | None = None) -> Scored:
+        chosen = [pairs[row] for row in rows]
+        if letter_lead is None:
+            return text_likelihoods(model, chosen, masks, progress=done)
+        return next_token_scores(model, [prompt for prompt, _ in chosen], letters, masks, progress=done)
+
+    def by_item(scores: Scored) -> Float64[np.ndarray, "dimension item choice"]:
+        full = np.full((len(scores), *is_offered.shape), -np.inf)
+        full[:, is_offered] = scores if letter_lead is None else scores[:, is_offered]
+        return full
+
+    replacement = make_replacement(model, mode, prompts, reference, seed=seed)
+    sources = row_sources(model, tokens, prompts, replacement)
+    wanted = wanted_dimensions(dimensions, [prompt.domain for prompt in prompts], model.d_model)
+    every, masked = _by_dimensions(replacement, sources, wanted, score, progress)
+    baseline = by_item(score(range(len(pairs)), PLAIN))[0]
+    return ChoiceMasking(mode, every, tuple(items), baseline, by_item(masked))
 
 
-def choice_items(items: Sequence[BehaviourItem]) -> list[ChoiceItem]:
-    """Items of a behaviour set that is judged by likelihood (such as `exam`) as choice items; the kind is the domain.
+def _most_choices(items: Sequence[ChoiceItem]) -> tuple[str, ...]:
+    return max((item.choices for item in items), key=len)
+
+
+def choice_items(items: Sequence[BehaviourItem | TaskItem]) -> list[ChoiceItem]:
+    """Items of a task, or of a behaviour set (whose kind is the domain), that have one answer and distractors.
 
     Choices stand in alphabetical order, so that their places say nothing. Raises for items judged by generation.
     """
     for item in items:
-        if item.judged != "likelihood" or len(item.answers) != 1:
+        if getattr(item, "judged", "likelihood") != "likelihood" or len(item.answers) != 1 or not item.distractors:
             raise ValueError(f"item {item.name} is not judged by the likelihood of one answer; use the exam set")
     choices = [tuple(sorted((*item.answers, *item.distractors))) for item in items]
+    domains = [item.kind if isinstance(item, BehaviourItem) else item.domain for item in items]
     return [
-        ChoiceItem(item.name, item.kind, item.split, item.prompt, texts, texts.index(item.answers[0]))
-        for item, texts in zip(items, choices, strict=True)
+        ChoiceItem(item.name, domain, item.split, item.prompt, texts, texts.index(item.answers[0]))
+        for item, domain, texts in zip(items, domains, choices, strict=True)
     ]
 
 
-# --- documents --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
-class Documents:
-    """Token rows with what masking needs of them: the score of a row is the weighted sum of its token losses.
+class MaskedPrompts:
+    """Prompts as token rows with what masking needs of them.
 
-    `weight[row, t]` belongs to the loss of token t + 1; `sources` are rows of the table of replacements, which take
-    effect where `is_masked`.
+    The score of a row is the weighted sum of its token losses: `weight[row, t]` belongs to the loss of token t + 1.
+    `sources` are rows of the table of replacements (`row_sources`).
     """
 
     tokens: Tokens
-    domains: tuple[str, ...]
     replacement: Replacement
     sources: Int[Tensor, "row pos"]
     weight: Float[Tensor, "row predicted"]
-    is_masked: Bool[Tensor, "row pos"]
-
-    def rows(self, numbers: Sequence[int]) -> "Documents":
-        """Some of the rows, cut to the longest of them."""
-        at = torch.tensor(numbers, device=self.tokens.ids.device)
-        length = int(self.tokens.lengths[at].max())
-        return replace(
-            self,
-            tokens=Tokens(self.tokens.ids[at, :length], self.tokens.mask[at, :length]),
-            domains=tuple(self.domains[number] for number in numbers),
-            sources=self.sources[at, :length],
-            weight=self.weight[at, : length - 1],
-            is_masked=self.is_masked[at, :length],
-        )
 
 
-def prompt_documents(
+def masked_prompts(
     model: HookedModel,
     prompts: Sequence[Prompt],
     *,
@@ -153,8 +171,8 @@ def prompt_documents(
     truncate: bool,
     masked_at: TokenSet = "all tokens",
     counted_at: TokenSet = "all tokens",
-) -> Documents:
-    """The prompts as documents whose score is the mean loss of what is predicted at the tokens `counted_at`."""
+) -> MaskedPrompts:
+    """The prompts as rows whose score is the mean loss of what is predicted at the tokens `counted_at`."""
     if not prompts:
         raise ValueError("no prompts to mask; check the corpus and its split")
     tokens = model.tokenize([prompt.text for prompt in prompts], truncate=truncate)
@@ -164,54 +182,13 @@ def prompt_documents(
     if reference is None:
         reference = [prompt for prompt in prompts if prompt.split == "identify"]
     replacement = make_replacement(model, mode, prompts, reference, seed=seed, truncate=truncate)
-    is_masked, counted = (tokens_in(model, tokens, chosen) for chosen in (masked_at, counted_at))
-    is_counted = counted[:, :-1] & tokens.mask[:, 1:]
+    is_counted = tokens_in(model, tokens, counted_at)[:, :-1] & tokens.mask[:, 1:]
     n_counted = is_counted.sum(dim=1)
     if not int(n_counted.min()):
         empty = prompts[int(n_counted.argmin())].name
         raise ValueError(f"prompt {empty} predicts nothing at the tokens {counted_at!r}; remove prompts this short")
-    documents = _documents(model, tokens, prompts, replacement, is_counted / n_counted[:, None])
-    return replace(documents, is_masked=is_masked)
-
-
-def _choice_documents(
-    model: HookedModel,
-    items: Sequence[ChoiceItem],
-    *,
-    mode: MaskMode,
-    reference: Sequence[Prompt] | Replacement,
-    seed: int,
-) -> Documents:
-    """One row per item and choice, whose score is the summed loss of the tokens of the choice."""
-    rows, lengths, prompts = [], [], []
-    for item in items:
-        question = model.tokenize([item.prompt]).ids[0].tolist()
-        for number, choice in enumerate(item.choices):
-            ids = model.tokenizer(choice, add_special_tokens=False)["input_ids"]
-            if not ids:
-                raise ValueError(f"choice {choice!r} of item {item.name} has no tokens; change or remove it")
-            if len(question) + len(ids) > model.context_length:
-                raise ValueError(f"item {item.name} is longer than the context of {model.context_length}; shorten it")
-            rows.append([*question, *ids])
-            lengths.append(len(question))
-            prompts.append(Prompt(item.prompt, item.domain, f"{item.name}/{number}", item.split))
-    tokens = model.pad(rows)
-    is_choice = tokens.positions >= torch.tensor(lengths, device=tokens.ids.device)[:, None]
-    replacement = make_replacement(model, mode, prompts, reference, seed=seed)
-    return _documents(model, tokens, prompts, replacement, is_choice[:, 1:].float())
-
-
-def _documents(
-    model: HookedModel,
-    tokens: Tokens,
-    prompts: Sequence[Prompt],
-    replacement: Replacement,
-    weight: Float[Tensor, "row predicted"],
-) -> Documents:
-    classes = position_classes(model, tokens.ids, tokens.positions)
-    sources = [replacement.sources(row, prompt) for row, prompt in zip(classes, prompts, strict=True)]
-    domains = tuple(prompt.domain for prompt in prompts)
-    return Documents(tokens, domains, replacement, torch.stack(sources), weight, tokens.mask)
+    sources = row_sources(model, tokens, prompts, replacement, masked_at)
+    return MaskedPrompts(tokens, replacement, sources, is_counted / n_counted[:, None])
 
 
 def wanted_dimensions(dimensions: Dimensions, domains: Sequence[str], d_model: int) -> list[tuple[int, ...]]:
@@ -232,89 +209,34 @@ def wanted_dimensions(dimensions: Dimensions, domains: Sequence[str], d_model: i
     return [sets.get(domain, ()) for domain in domains]
 
 
-# --- passes -----------------------------------------------------------------------------------------------------------
+def _by_dimensions(
+    replacement: Replacement,
+    sources: Int[Tensor, "row pos"],
+    wanted: Sequence[tuple[int, ...]],
+    score: Callable[[Sequence[int], RowMasks, Callable[[int], None]], Scored],
+    progress: Progress | None,
+) -> tuple[tuple[int, ...], Scored]:
+    """The dimensions masked in any row, ascending, and what every row scores with each of them masked alone.
 
-
-def unmasked_scores(model: HookedModel, documents: Documents) -> Float64[np.ndarray, "row"]:
-    """The score of every document as it is."""
-    scores = np.empty(len(documents.domains))
-    order = torch.argsort(documents.tokens.lengths, descending=True).tolist()
-    while order:
-        limit = rows_limit(model, int(documents.tokens.lengths[order[0]]))
-        numbers, order = order[:limit], order[limit:]
-        part = documents.rows(numbers)
-        scores[numbers] = _scores(model.logits(part.tokens), part.tokens, part.weight)
-    return scores
-
-
-def _masked_scores(
-    model: HookedModel, documents: Documents, wanted: Sequence[tuple[int, ...]], progress: Progress | None
-) -> tuple[tuple[int, ...], Float64[np.ndarray, "dimension row"]]:
-    """The dimensions masked in any row, ascending, and the score of every row with each of them masked alone.
-
-    `wanted` are those of every row; what a row does not want is NaN.
+    `wanted` are those of every row; what a row does not want is NaN. Rows that want the same are scored together.
     """
     every = tuple(sorted(set().union(*wanted)))
-    place = {dimension: index for index, dimension in enumerate(every)}
-    found = np.full((len(every), len(wanted)), np.nan)
-    done, total = 0, sum(map(len, wanted))
-    for numbers, dimensions in _passes(model, documents, wanted):
-        part, n = documents.rows(numbers), len(dimensions)
-        batch = Tokens(part.tokens.ids.repeat(n, 1), part.tokens.mask.repeat(n, 1))
-        with model.hooked(dict.fromkeys(model.residual_sites(), _mask(part, dimensions)), editing=True):
-            logits = model.logits(batch)
-        scores = _scores(logits, batch, part.weight.repeat(n, 1)).reshape(n, len(numbers))
-        found[np.ix_([place[dimension] for dimension in dimensions], numbers)] = scores
-        done += n * len(numbers)
-        if progress is not None:
-            progress(done, total)
-    return every, found
-
-
-def _passes(
-    model: HookedModel, documents: Documents, wanted: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[list[int], tuple[int, ...]]]:
-    """Documents and dimensions of every pass: few documents of like length, as many dimensions as fit."""
-    lengths = documents.tokens.lengths.tolist()
     groups: dict[tuple[int, ...], list[int]] = {}
-    for number, dimensions in enumerate(wanted):
-        groups.setdefault(dimensions, []).append(number)
-    for dimensions, members in groups.items():
-        if not dimensions:
-            continue
-        order = sorted(members, key=lambda number: -lengths[number])
-        while order:
-            limit = rows_limit(model, lengths[order[0]])
-            n_rows = max(1, limit // len(dimensions))
-            numbers, order = order[:n_rows], order[n_rows:]
-            step = max(1, limit // len(numbers))
-            for start in range(0, len(dimensions), step):
-                yield numbers, dimensions[start : start + step]
+    for row, dimensions in enumerate(wanted):
+        groups.setdefault(dimensions, []).append(row)
+    n_done, total, found = 0, sum(map(len, wanted)), None
 
+    def advance(n_rows: int) -> None:
+        nonlocal n_done
+        n_done += n_rows
+        if progress is not None:
+            progress(n_done, total)
 
-def rows_limit(model: HookedModel, n_positions: int) -> int:
-    """Number of rows whose float32 logits fit `PASS_BYTES`, at least 1."""
-    return max(1, PASS_BYTES // (4 * n_positions * model.vocabulary_size))
-
-
-def _mask(documents: Documents, dimensions: Sequence[int]) -> HookFunction:
-    """The edit of a batch that holds all documents once per dimension, with that dimension masked."""
-    n = len(dimensions)
-    sources, is_masked = documents.sources.repeat(n, 1), documents.is_masked.repeat(n, 1)
-    dimension = torch.tensor(dimensions, device=sources.device).repeat_interleave(len(documents.domains))
-    rows = torch.arange(len(dimension), device=dimension.device)
-
-    def edit(values: Tensor, site: Site, call: Call) -> Tensor:
-        edited = values.clone()
-        masked = documents.replacement.values[site.layer][sources, dimension[:, None]]
-        edited[rows, :, dimension] = torch.where(is_masked, masked, values[rows, :, dimension])
-        return edited
-
-    return edit
-
-
-def _scores(
-    logits: Float[Tensor, "row pos vocab"], tokens: Tokens, weight: Float[Tensor, "row predicted"]
-) -> Float64[np.ndarray, "row"]:
-    losses, _ = token_losses(logits, tokens)
-    return (losses * weight).double().sum(dim=1).cpu().numpy()
+    for dimensions, rows in groups.items():
+        if dimensions:
+            scores = score(rows, RowMasks(replacement.values, sources[rows], dimensions), advance)
+            if found is None:
+                found = np.full((len(every), len(wanted), *scores.shape[2:]), np.nan)
+            found[np.ix_(np.searchsorted(every, dimensions), np.array(rows))] = scores
+    assert found is not None
+    return every, found

@@ -8,8 +8,9 @@ through the Hugging Face modules, so a hook sees the same tensors everywhere.
 import hashlib
 import inspect
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import GenerationConfig
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from workbench.models.hooking import Claims, Hooks, ModelError
 from workbench.records import Site, SiteKind, Tokens
 
 HOOK_NAMES: dict[SiteKind, str] = {
@@ -37,10 +39,6 @@ HOOK_NAMES: dict[SiteKind, str] = {
 READ_ONLY_KINDS = frozenset({"resid_mid"})
 
 
-class ModelError(ValueError):
-    """A model cannot be loaded or used as asked; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Call:
     """What a hook must know of the forward pass it stands in.
@@ -55,14 +53,22 @@ class Call:
 
 HookFunction = Callable[[Tensor, Site, Call], Tensor | None]
 
+
+class _PassState(threading.local):
+    """What the passes of one thread know: the prompt lengths that were passed in, and the call that hooks see."""
+
+    prompt_lengths: Tensor | None = None
+    call: Call | None = None
+
+
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
 
 class HookedModel:
     """A causal language model with hooks at named sites, in the raw coordinates of its Hugging Face implementation.
 
-    Made by `load_model` or `wrap_model`. Not thread-safe: hooks live on the shared modules, so use one process or one
-    lock per model. `checks` says what the load-time self-check found for every kind of site.
+    Made by `load_model` or `wrap_model`. Hooks live on the shared modules, so while one thread has hooks on the model,
+    every other one that uses it is refused. `checks` says what the load-time self-check found for every kind of site.
     """
 
     def __init__(self, bridge: TransformerBridge, tokenizer: Any, name: str) -> None:
@@ -71,8 +77,8 @@ class HookedModel:
         self.name = name
         self.hf_model: Any = bridge.original_model
         self.checks: dict[str, str] = {}
-        self._prompt_lengths: Tensor | None = None
-        self._call: Call | None = None
+        self._state = _PassState()
+        self._claims = Claims.of(self.hf_model)
         config = self.hf_model.config.get_text_config()
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
@@ -282,11 +288,11 @@ class HookedModel:
 
     @contextmanager
     def _prompts(self, prompt_lengths: Tensor | None) -> Iterator[None]:
-        outer, self._prompt_lengths = self._prompt_lengths, prompt_lengths
+        outer, self._state.prompt_lengths = self._state.prompt_lengths, prompt_lengths
         try:
             yield
         finally:
-            self._prompt_lengths = outer
+            self._state.prompt_lengths = outer
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -303,34 +309,35 @@ class HookedModel:
             raise ModelError(f"{site.kind} failed the self-check on {self.name}: {self.checks[site.kind]}")
         return name
 
-    @contextmanager
-    def hooked(self, functions: Mapping[Site, HookFunction], *, editing: bool = False) -> Iterator[None]:
-        """Call `functions[site](values, site, call)` in every pass; a returned tensor replaces the values.
+    def hooked(self, functions: Mapping[Site, HookFunction], *, editing: bool = False) -> AbstractContextManager[None]:
+        """Call `functions[site](values, site, call)` in every pass; with `editing`, a returned tensor replaces them.
 
-        `values` are [batch, pos, width] (heads flattened at z). The one place where hooks are set; they are removed on
-        exit, whatever happened, and nobody else's hooks are touched.
+        `values` are [batch, pos, width] (heads flattened at z); without `editing` a copy, which may be written to. The
+        one place where hooks are set; they are removed on exit, whatever happened, and nobody else's are touched.
+        Raises `ModelError` on entry, and in every pass, while another thread has hooks on the model.
         """
-        names = {site: self.hook_name(site, editing=editing) for site in functions}
-        with ExitStack() as stack:
-            handle = self.hf_model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True)
-            stack.callback(handle.remove)
-            for site, function in functions.items():
-                point = self.bridge.hook_dict[names[site]]
-                point.add_hook(self._adapter(function, site))
-                lens_handle = point.fwd_hooks[-1]
-                stack.callback(_remove, point, lens_handle)
-            yield
+        points = [(self.bridge.hook_dict[self.hook_name(site, editing=editing)], site) for site in functions]
+        hooks = [(point, self._adapter(functions[site], site, editing)) for point, site in points]
+        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks)
 
-    def _adapter(self, function: HookFunction, site: Site) -> Callable[..., Tensor | None]:
+    def _adapter(self, function: HookFunction, site: Site, editing: bool) -> Callable[..., Tensor | None]:
         def hook(tensor: Tensor, hook: Any) -> Tensor | None:
-            assert self._call is not None
-            values = tensor.flatten(2) if site.kind == "z" else tensor
-            result = function(values, site, self._call)
-            return None if result is None else result.to(tensor.dtype).view_as(tensor)
+            self._claims.check()
+            assert self._state.call is not None
+            values = tensor if editing else tensor.clone()
+            result = function(values.flatten(2) if site.kind == "z" else values, site, self._state.call)
+            if result is None:
+                return None
+            if not editing:
+                raise ModelError(
+                    f"a hook that only reads returned a tensor at {site}; ask for hooked(..., editing=True)"
+                )
+            return result.to(tensor.dtype).view_as(tensor)
 
         return hook
 
     def _note_call(self, module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self._claims.check()
         ids = options.get("input_ids")
         ids = (arguments[0] if arguments else options["inputs_embeds"]) if ids is None else ids
         mask = options.get("attention_mask")
@@ -341,10 +348,10 @@ class HookedModel:
             mask = torch.ones(batch, past + length, dtype=torch.bool, device=ids.device)
         mask, own = mask.long(), slice(past, past + length)
         positions = (mask.cumsum(dim=1) * mask)[:, own] - 1
-        prompts = mask.sum(dim=1) if self._prompt_lengths is None else self._prompt_lengths
+        prompts = mask.sum(dim=1) if self._state.prompt_lengths is None else self._state.prompt_lengths
         if len(prompts) != batch:
             prompts = prompts.repeat_interleave(batch // len(prompts))
-        self._call = Call(positions, prompts)
+        self._state.call = Call(positions, prompts)
 
     def run_with_cache(
         self, tokens: Tokens, names_filter: str | Sequence[str] | Callable[[str], bool] | None = None
@@ -356,10 +363,11 @@ class HookedModel:
                 tokens.ids, names_filter=names_filter, attention_mask=tokens.mask.long(), return_type="logits"
             )
 
-    def hooks(self, fwd_hooks: Sequence[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
+    def hooks(self, fwd_hooks: Sequence[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[None]:
         """TransformerLens' verb: hooks by name for the duration of a `with` block; unknown names raise."""
         self._check_names([name for name, _ in fwd_hooks])
-        return self.bridge.hooks(fwd_hooks=list(fwd_hooks))
+        hooks = [(self.bridge.hook_dict[name], function) for name, function in fwd_hooks]
+        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks)
 
     def _check_names(self, names: Any) -> None:
         if names is None or callable(names):
@@ -367,8 +375,3 @@ class HookedModel:
         unknown = [name for name in names if name not in self.bridge.hook_dict]
         if unknown:
             raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
-
-
-def _remove(point: Any, lens_handle: Any) -> None:
-    lens_handle.hook.remove()
-    point.fwd_hooks = [other for other in point.fwd_hooks if other is not lens_handle]

@@ -104,7 +104,7 @@ class Verdict:
     coefficient of variation, over passages, of the magnitude at its largest position class (fractions). `auroc` tells
     passages of the domain from others on *test*, at `layer` (-1: mean over layers) by `reading`; `low` and `high` bound
     it (95 % bootstrap of passages), and `control_share` is the share of dimensions that are not judged, read in the
-    same way, that reach it (NaN where there are none). Costs are the rise of loss in the domain under masking to zero
+    same way, that reach it (NaN where there are none). Costs are the loss increase in the domain under masking to zero
     and to the mean of the position class, nats per token; NaN where it was not measured.
     """
 

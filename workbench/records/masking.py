@@ -16,13 +16,13 @@ TOKEN_SETS: tuple[TokenSet, ...] = get_args(TokenSet)
 
 @dataclass(frozen=True)
 class MaskingResult:
-    """Rise of the token loss of every prompt when one residual dimension is masked at every block output.
+    """Increase of the token loss of every prompt when one residual dimension is masked at every block output.
 
-    `baseline` is the unmasked mean loss over the tokens after the first, `rise[i, q]` masked minus unmasked with
-    `dimensions[i]` masked; nats per token, NaN where it was not measured. `mode` says what masked entries are set to;
-    `how` whether the rise was measured or estimated from gradients. `cost` is in forward passes over all prompts (a
-    backward pass counts as two), apart from those that find means, donors and norms beforehand. Masks act at the tokens
-    `masked_at`; losses are those of what is predicted at the tokens `counted_at`.
+    `baseline` is the unmasked mean loss over the tokens after the first, `loss_increase[i, q]` masked minus unmasked
+    with `dimensions[i]` masked; nats per token, NaN where it was not measured. `mode` says what masked entries are set
+    to; `how` whether it was measured or estimated from gradients. `cost` is in forward passes over all prompts (a
+    backward pass counts as two), without those that find means, resample sources and norms beforehand. Masks act at the
+    tokens `masked_at`; losses are those of what is predicted at the tokens `counted_at`.
     """
 
     mode: MaskMode
@@ -34,14 +34,14 @@ class MaskingResult:
     domains: tuple[str, ...]
     splits: tuple[Split, ...]
     baseline: Float64[np.ndarray, "prompt"]
-    rise: Float64[np.ndarray, "dimension prompt"]
+    loss_increase: Float64[np.ndarray, "dimension prompt"]
     masked_at: TokenSet = "all tokens"
     counted_at: TokenSet = "all tokens"
 
     def __post_init__(self) -> None:
-        n = len(self.prompts)
-        if self.rise.shape != (len(self.dimensions), n) or not n == len(self.domains) == len(self.splits):
-            raise ValueError(f"rise is {self.rise.shape}, but there are {len(self.dimensions)} dimensions, {n} prompts")
+        shape = (len(self.dimensions), len(self.prompts))
+        if self.loss_increase.shape != shape or not shape[1] == len(self.domains) == len(self.splits):
+            raise ValueError(f"loss_increase is {self.loss_increase.shape}, expected {shape} (dimension, prompt)")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def load_pooled_rows(path: str | Path) -> PooledRows:
 def save_masking(result: MaskingResult, path: str | Path) -> None:
     """Write a masking result to one safetensors file."""
     header = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    arrays = {name: header.pop(name) for name in ("baseline", "rise")}
+    arrays = {name: header.pop(name) for name in ("baseline", "loss_increase")}
     save_arrays(path, "MaskingResult", arrays, header)
 
 

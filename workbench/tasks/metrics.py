@@ -1,51 +1,36 @@
-"""What steering does to text: losses, KL to the unsteered model, and repetition.
+"""What edits do to text: losses, KL to the unsteered model, and repetition.
 
-Several steerings are measured in one forward pass: `StackedSteering` gives each its own rows of the batch. Logits are
-the large object here, so passages and steerings are cut into passes of at most `LOGITS_BYTES`.
+Several edits are measured in one forward pass, each on its own rows of the batch (`workbench.interventions.stacked`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from workbench.interventions import Scope, Steering, Where, steer
+from workbench.interventions import Scope, Where
+from workbench.interventions.stacked import PLAIN, Part, StackedSteering, Variants, stacked
 from workbench.models import HookedModel
-from workbench.records import Site, Tokens
+from workbench.models.batches import GENERATION_ROWS, cut, passes, rows_with_logits
+from workbench.records import Tokens
 
-LOGITS_BYTES = 128 * 2**20  # float32 logits of one forward pass
+__all__ = [  # what stands here and in `workbench.interventions.stacked` together
+    "PLAIN",
+    "NeutralText",
+    "Part",
+    "StackedSteering",
+    "generate_stacked",
+    "is_repetitive",
+    "passage_losses",
+    "passage_tokens",
+    "token_kl",
+    "token_losses",
+    "weighted_losses",
+]
+
 REFERENCE_BYTES = 512 * 2**20  # unsteered log-probabilities that are kept instead of computed again
-GENERATION_ROWS = 256  # rows of one call of generate
-Part = tuple[Steering | None, float]  # a steering, or None for the model as it stands, and its strength
-PLAIN: tuple[Part, ...] = ((None, 0.0),)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class StackedSteering(Steering):
-    """Several steerings side by side: `parts[i]` acts, at its own strength, on rows i * n_rows to (i + 1) * n_rows."""
-
-    parts: tuple[Part, ...]
-    n_rows: int
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(sorted({site for part, _ in self.parts if part is not None for site in part.sites}))
-
-    def delta(
-        self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch pos width"]:
-        total = torch.zeros_like(x)
-        for index, (part, strength) in enumerate(self.parts):
-            rows = slice(index * self.n_rows, (index + 1) * self.n_rows)
-            if part is not None and site in part.sites:
-                total[rows] = strength * part.delta(x[rows], site, positions[rows])
-        return total
 
 
 def passage_tokens(model: HookedModel, texts: Sequence[str], *, n_tokens: int) -> Tokens:
@@ -56,37 +41,30 @@ def passage_tokens(model: HookedModel, texts: Sequence[str], *, n_tokens: int) -
     return Tokens(tokens.ids[:, : n_tokens + 1].contiguous(), tokens.mask[:, : n_tokens + 1].contiguous())
 
 
-def rows_per_pass(model: HookedModel, n_positions: int) -> int:
-    """Number of rows whose float32 logits fit `LOGITS_BYTES`, at least 1."""
-    return max(1, LOGITS_BYTES // (4 * n_positions * model.vocabulary_size))
-
-
 def stacked_logits(
-    model: HookedModel, tokens: Tokens, parts: Sequence[Part], scope: Scope | Where
-) -> Iterator[tuple[slice, slice, Float[Tensor, "part passage pos vocab"]]]:
-    """Logits of every passage under every part, pass by pass, with the slices of parts and passages they belong to."""
-    limit = rows_per_pass(model, tokens.ids.shape[1])
-    n_rows = min(limit, len(tokens.ids))
-    n_parts = max(1, limit // n_rows)
-    for start in range(0, len(tokens.ids), n_rows):
-        passages = slice(start, start + n_rows)
-        ids, mask = tokens.ids[passages], tokens.mask[passages]
-        for first in range(0, len(parts), n_parts):
-            chosen = tuple(parts[first : first + n_parts])
-            with stacked(model, Tokens(ids, mask), chosen, scope) as batch:
-                logits = model.logits(batch)
-            yield slice(first, first + len(chosen)), passages, logits.unflatten(0, (len(chosen), len(ids)))
+    model: HookedModel,
+    tokens: Tokens,
+    parts: Variants,
+    scope: Scope | Where,
+    *,
+    prompt_lengths: Int[Tensor, "row"] | None = None,
+) -> Iterator[tuple[list[int], slice, Tokens, Float[Tensor, "part_row pos vocab"]]]:
+    """Logits pass by pass: the rows that are run, the parts they are run under, the tokens of both, and their logits.
 
-
-@contextmanager
-def stacked(model: HookedModel, tokens: Tokens, parts: Sequence[Part], scope: Scope | Where) -> Iterator[Tokens]:
-    """The batch once for every part, one below the other, while each part acts on its own rows.
-
-    Where no part steers, the model is left as it stands.
+    A pass holds its rows once per part, part by part, cut to the longest of them.
     """
-    n_parts, steering = len(parts), StackedSteering(tuple(parts), len(tokens.ids))
-    with steer(model, steering, 1.0, scope) if steering.sites else nullcontext():
-        yield Tokens(tokens.ids.repeat(n_parts, 1), tokens.mask.repeat(n_parts, 1))
+    for rows, some in passes(tokens.lengths.tolist(), rows_with_logits(model), len(parts)):
+        ends = None if prompt_lengths is None else prompt_lengths[rows].repeat(some.stop - some.start)
+        with stacked(model, some_rows(tokens, rows), rows, parts, some, scope) as batch:
+            logits = model.logits(batch, prompt_lengths=ends)
+        yield rows, some, batch, logits  # nothing acts on the model any more
+
+
+def some_rows(tokens: Tokens, rows: Sequence[int]) -> Tokens:
+    """Some rows of right-padded tokens, cut to the longest of them."""
+    at = torch.tensor(rows, device=tokens.ids.device)
+    length = int(tokens.lengths[at].max())
+    return Tokens(tokens.ids[at, :length], tokens.mask[at, :length])
 
 
 def token_losses(
@@ -105,6 +83,30 @@ def token_losses(
     return losses * weight, weight
 
 
+def weighted_losses(
+    model: HookedModel,
+    tokens: Tokens,
+    weight: Float[Tensor, "row predicted"],
+    parts: Variants = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    prompt_lengths: Int[Tensor, "row"] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float64[np.ndarray, "part row"]:
+    """Weighted sum of the losses (nats) of every right-padded row under every part.
+
+    `weight[row, t]` belongs to the loss of token t + 1. `progress` hears how many rows a pass held.
+    """
+    totals = np.empty((len(parts), len(tokens.ids)))
+    for rows, some, batch, logits in stacked_logits(model, tokens, parts, scope, prompt_lengths=prompt_lengths):
+        losses, _ = token_losses(logits, batch)
+        weights = weight[rows, : losses.shape[1]].repeat(some.stop - some.start, 1)
+        totals[some, rows] = (losses * weights).double().sum(dim=1).view(-1, len(rows)).cpu().numpy()
+        if progress is not None:
+            progress(len(batch.ids))
+    return totals
+
+
 def passage_losses(
     model: HookedModel, tokens: Tokens, parts: Sequence[Part], scope: Scope | Where = "all_but_first"
 ) -> Float64[np.ndarray, "part passage"]:
@@ -114,13 +116,8 @@ def passage_losses(
     """
     if int(tokens.lengths.min()) < 2:
         raise ValueError("a passage of one token has no loss; remove passages shorter than two tokens")
-    result = np.empty((len(parts), len(tokens.ids)))
-    for chosen, passages, logits in stacked_logits(model, tokens, parts, scope):
-        batch = Tokens(tokens.ids[passages], tokens.mask[passages])
-        for index, values in zip(range(chosen.start, chosen.stop), logits, strict=True):
-            losses, weight = token_losses(values, batch)
-            result[index, passages] = (losses.sum(1) / weight.sum(1)).double().cpu().numpy()
-    return result
+    weight = tokens.mask[:, 1:] / (tokens.lengths - 1)[:, None]
+    return weighted_losses(model, tokens, weight, parts, scope)
 
 
 def token_kl(reference: Float[Tensor, "pos vocab"], steered: Float[Tensor, "pos vocab"]) -> Float[Tensor, "pos"]:
@@ -142,39 +139,42 @@ class NeutralText:
         self.tokens = passage_tokens(model, texts, n_tokens=n_tokens)
         self._model = model
         size = 4 * self.tokens.ids.numel() * model.vocabulary_size
-        self._kept = self._compute(slice(0, len(self.tokens.ids))) if size <= REFERENCE_BYTES else None
+        self._kept = self._compute(range(len(self.tokens.ids))) if size <= REFERENCE_BYTES else None
 
-    def _compute(self, passages: slice) -> Float[Tensor, "passage pos vocab"]:
-        tokens = Tokens(self.tokens.ids[passages], self.tokens.mask[passages])
-        pieces = [logits[0] for _, _, logits in stacked_logits(self._model, tokens, [(None, 0.0)], "all")]
-        return torch.cat([piece.float().log_softmax(dim=2) for piece in pieces])
+    def _compute(self, passages: Sequence[int]) -> dict[int, Float[Tensor, "pos vocab"]]:
+        """Log-probabilities of the unsteered model at the real tokens of some passages."""
+        found = {}
+        tokens = some_rows(self.tokens, passages)
+        for rows, _, batch, logits in stacked_logits(self._model, tokens, PLAIN, "all"):
+            for row, values, mask in zip(rows, logits, batch.mask, strict=True):
+                found[passages[row]] = values[mask].float().log_softmax(dim=1)
+        return found
+
+    def _compared(
+        self, parts: Sequence[Part], scope: Scope | Where
+    ) -> Iterator[tuple[int, int, Float[Tensor, "pos vocab"], Float[Tensor, "pos vocab"]]]:
+        """Part, passage, unsteered log-probabilities and steered logits at its real tokens."""
+        for rows, some, batch, logits in stacked_logits(self._model, self.tokens, parts, scope):
+            kept = self._compute(rows) if self._kept is None else self._kept
+            places = [(part, row) for part in range(some.start, some.stop) for row in rows]
+            for (part, row), values, mask in zip(places, logits, batch.mask, strict=True):
+                yield part, row, kept[row], values[mask]
 
     def kl(self, parts: Sequence[Part], scope: Scope | Where = "all_but_first") -> Float64[np.ndarray, "part"]:
         """KL in nats per token of every part, averaged over all real tokens."""
         totals = np.zeros(len(parts))
-        for chosen, passages, logits in stacked_logits(self._model, self.tokens, parts, scope):
-            kept = self._compute(passages) if self._kept is None else self._kept[passages]
-            mask = self.tokens.mask[passages]
-            for index, values in zip(range(chosen.start, chosen.stop), logits, strict=True):
-                rows = zip(kept, values, mask, strict=True)
-                sums = [token_kl(reference, steered)[real].double().sum() for reference, steered, real in rows]
-                totals[index] += float(torch.stack(sums).sum())
+        for part, _, reference, steered in self._compared(parts, scope):
+            totals[part] += float(token_kl(reference, steered).double().sum())
         return totals / int(self.tokens.mask.sum())
 
     def by_passage(
         self, parts: Sequence[Part], scope: Scope | Where = "all_but_first"
     ) -> tuple[Float64[np.ndarray, "part passage"], Float64[np.ndarray, "part passage"]]:
-        """KL in nats per token of every passage, and the share of its tokens with the unsteered model's top-1."""
+        """KL in nats per token of every passage, and the fraction of its tokens with the unsteered model's top-1."""
         kl, agreement = (np.zeros((len(parts), len(self.tokens.ids))) for _ in range(2))
-        for chosen, passages, logits in stacked_logits(self._model, self.tokens, parts, scope):
-            kept = self._compute(passages) if self._kept is None else self._kept[passages]
-            rows = range(len(self.tokens.ids))[passages]
-            for part, of_part in zip(range(chosen.start, chosen.stop), logits, strict=True):
-                for row, reference, steered in zip(rows, kept, of_part, strict=True):
-                    real = self.tokens.mask[row]
-                    kl[part, row] = float(token_kl(reference, steered)[real].double().mean())
-                    same = reference.argmax(-1) == steered.argmax(-1)
-                    agreement[part, row] = float(same[real].double().mean())
+        for part, row, reference, steered in self._compared(parts, scope):
+            kl[part, row] = float(token_kl(reference, steered).double().mean())
+            agreement[part, row] = float((reference.argmax(-1) == steered.argmax(-1)).double().mean())
         return kl, agreement
 
 
@@ -206,11 +206,9 @@ def generate_stacked(
     and independent from part to part.
     """
     n_rows = len(prompts.ids)
-    n_parts = max(1, GENERATION_ROWS // n_rows)
     result: list[list[list[int]]] = []
-    for first in range(0, len(parts), n_parts):
-        chosen = tuple(parts[first : first + n_parts])
-        with stacked(model, prompts, chosen, scope) as batch:
+    for some in cut(len(parts), GENERATION_ROWS // n_rows):
+        with stacked(model, prompts, range(n_rows), parts, some, scope) as batch:
             rows = model.generate(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        result += [rows[index * n_rows : (index + 1) * n_rows] for index in range(len(chosen))]
+        result += [rows[start : start + n_rows] for start in range(0, len(rows), n_rows)]
     return result

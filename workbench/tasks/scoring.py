@@ -4,7 +4,7 @@ All of it runs the model under several steerings at once (`parts`, one row of re
 and tells position rules where prompts end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,18 +12,12 @@ from jaxtyping import Float64, Int
 from jinja2 import TemplateError
 
 from workbench.interventions import Scope, Where
+from workbench.interventions.stacked import PLAIN, Part, Variants, stacked
 from workbench.models import HookedModel, ModelError
+from workbench.models.batches import GENERATION_ROWS, cut, passes, rows_without_logits
 from workbench.records import Tokens
 from workbench.tasks.base import TaskError
-from workbench.tasks.metrics import (
-    GENERATION_ROWS,
-    PLAIN,
-    Part,
-    generate_stacked,
-    rows_per_pass,
-    stacked,
-    token_losses,
-)
+from workbench.tasks.metrics import generate_stacked, weighted_losses
 
 
 def chat_prompt(model: HookedModel, user: str, *, system: str | None = None) -> str:
@@ -55,12 +49,21 @@ def text_ids(model: HookedModel, text: str) -> list[int]:
 
 
 def text_likelihoods(
-    model: HookedModel, pairs: Sequence[tuple[str, str]], parts: Sequence[Part] = PLAIN, scope: Scope | Where = "all"
+    model: HookedModel,
+    pairs: Sequence[tuple[str, str]],
+    parts: Variants = PLAIN,
+    scope: Scope | Where = "all",
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> Float64[np.ndarray, "part pair"]:
-    """Log likelihood in nats of each text after its prompt, summed over its tokens; prompt and text tokenised apart."""
+    """Log likelihood in nats of each text after its prompt, summed over its tokens (see `pair_rows`)."""
+    return _summed(model, pair_rows(model, pairs), parts, scope, progress=progress)
+
+
+def pair_rows(model: HookedModel, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of prompts and of the texts after them, tokenised separately."""
     prompts = {prompt: prompt_ids(model, prompt) for prompt in dict.fromkeys(prompt for prompt, _ in pairs)}
-    rows = [(prompts[prompt], text_ids(model, text)) for prompt, text in pairs]
-    return _summed(model, rows, parts, scope)
+    return [(prompts[prompt], text_ids(model, text)) for prompt, text in pairs]
 
 
 def passage_means(
@@ -97,57 +100,44 @@ def continued_losses(model: HookedModel, written: Sequence[tuple[str, Sequence[i
 def _summed(
     model: HookedModel,
     rows: Sequence[tuple[list[int], list[int]]],
-    parts: Sequence[Part] = PLAIN,
+    parts: Variants = PLAIN,
     scope: Scope | Where = "all",
     *,
     is_prompt: bool = True,
+    progress: Callable[[int], None] | None = None,
 ) -> Float64[np.ndarray, "part row"]:
     """Summed log likelihood of the tail of every row; `is_prompt`: its head is the prompt of the row."""
-    totals = np.empty((len(parts), len(rows)))
-    order = sorted(range(len(rows)), key=lambda index: -sum(map(len, rows[index])))
-    longest = sum(map(len, rows[order[0]])) if order else 0
+    if not rows:
+        return np.empty((len(parts), 0))
+    longest = max(len(head) + len(tail) for head, tail in rows)
     if longest > model.context_length:
         raise TaskError(f"an item has {longest} tokens but the context holds {model.context_length}; leave it out")
-    while order:
-        limit = rows_per_pass(model, sum(map(len, rows[order[0]])))
-        numbers, order = order[:limit], order[limit:]
-        tokens = model.pad([[*rows[number][0], *rows[number][1]] for number in numbers])
-        lengths = torch.tensor([len(rows[number][0]) for number in numbers], device=tokens.ids.device)
-        for some in _cut(len(parts), limit // len(numbers)):
-            with stacked(model, tokens, parts[some], scope) as batch:
-                heads = lengths.repeat(len(parts[some]))
-                logits = model.logits(batch, prompt_lengths=heads if is_prompt else None)
-            losses, _ = token_losses(logits, batch)
-            counted = (batch.positions >= heads[:, None])[:, 1:].float()
-            sums = (losses * counted).double().sum(dim=1).view(-1, len(numbers))
-            totals[some, numbers] = -sums.cpu().numpy()
-    return totals
-
-
-def _cut(n: int, size: int) -> list[slice]:
-    """0 to n in slices of at most `size`, at least 1."""
-    return [slice(start, start + max(1, size)) for start in range(0, n, max(1, size))]
+    tokens = model.pad([[*head, *tail] for head, tail in rows])
+    lengths = torch.tensor([len(head) for head, _ in rows], device=tokens.ids.device)
+    weight = (tokens.positions >= lengths[:, None])[:, 1:].float()
+    ends = lengths if is_prompt else None
+    return -weighted_losses(model, tokens, weight, parts, scope, prompt_lengths=ends, progress=progress)
 
 
 def next_token_scores(
     model: HookedModel,
     prompts: Sequence[str],
     tokens: Sequence[int],
-    parts: Sequence[Part] = PLAIN,
+    parts: Variants = PLAIN,
     scope: Scope | Where = "all",
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> Float64[np.ndarray, "part prompt token"]:
     """Log probability in nats of the given tokens right after each prompt."""
     rows = [prompt_ids(model, prompt) for prompt in prompts]
     scores = np.empty((len(parts), len(rows), len(tokens)))
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    while order:
-        limit = max(1, min(GENERATION_ROWS, rows_per_pass(model, 1)))
-        numbers, order = order[:limit], order[limit:]
+    for numbers, some in passes([len(row) for row in rows], rows_without_logits, len(parts)):
         plain = model.pad([rows[number] for number in numbers], side="left")
-        for some in _cut(len(parts), limit // len(numbers)):
-            with stacked(model, plain, parts[some], scope) as batch:
-                logits = model.logits(batch, last_only=True)[:, 0].double().log_softmax(dim=-1)
-            scores[some, numbers] = logits[:, list(tokens)].unflatten(0, (-1, len(numbers))).cpu().numpy()
+        with stacked(model, plain, numbers, parts, some, scope) as batch:
+            logits = model.logits(batch, last_only=True)[:, 0].double().log_softmax(dim=-1)
+        scores[some, numbers] = logits[:, list(tokens)].unflatten(0, (-1, len(numbers))).cpu().numpy()
+        if progress is not None:
+            progress(len(batch.ids))
     return scores
 
 
@@ -182,8 +172,8 @@ def continuations(
         )
     result: list[list[list[int]]] = [[[] for _ in rows] for _ in parts]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    for start in range(0, len(order), GENERATION_ROWS):
-        numbers = order[start : start + GENERATION_ROWS]
+    for some in cut(len(order), GENERATION_ROWS):
+        numbers = order[some]
         batch: Tokens = model.pad([rows[number] for number in numbers], side="left")
         options = {"max_new_tokens": n_tokens, "temperature": temperature, "seed": seed}
         for texts, written in zip(result, generate_stacked(model, batch, parts, scope, **options), strict=True):
