@@ -32,14 +32,13 @@ import pandas as pd
 import torch
 
 from workbench.corpus import load_corpus
-from workbench.dimensions.loss_increases import domain_rise, spearman, top_dimensions
-from workbench.dimensions.masking_records import CriticalityPlan, candidates_of, largest_of
-from workbench.dimensions.masking_tables import estimate_name
+from workbench.dimensions.masking import domain_loss_increase, spearman, top_dimensions
 from workbench.figures import write_figure
 from workbench.figures.recall import recall_caption, recall_figure
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.experiment import sample_prompts, token_magnitudes
 from workbench.masking.measure import mask_dimensions
+from workbench.masking.tables import CriticalityPlan, candidates_of, estimate_name, largest_of
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
 from workbench.records import MaskingResult, Prompt, Split, load_masking, save_masking
@@ -112,7 +111,7 @@ def _compared(
     cost: float,
 ) -> list[dict[str, Any]]:
     """How much of the true top of every domain is among what was found."""
-    drops, guessed = (domain_rise(result, "identify") for result in (exact, estimate))
+    drops, guessed = (domain_loss_increase(result, "identify") for result in (exact, estimate))
     return [
         {
             "setting": setting,

@@ -16,12 +16,14 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from workbench.comparison.catalogue import BUILTIN_DOMAINS, prepare_spec
-from workbench.comparison.contest import Outcomes, run_prepared, tabulate
+from workbench.comparison.api import prepare_spec
+from workbench.comparison.run import run_comparison, tabulate_run
 from workbench.comparison.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.comparison.store import open_store
+from workbench.comparison.tables import Outcomes
 from workbench.corpus import neutral_prompts
 from workbench.records import Contrast
+from workbench.tasks.catalogue import BUILTIN_DOMAINS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python -m experiments.claims"
@@ -279,9 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fingerprint = prepared.model.fingerprint
     store = open_store(folder, spec, fingerprint)
     if given.finished:
-        outcomes = tabulate(prepared, store)
+        outcomes = tabulate_run(prepared, store)
     else:
-        outcomes = run_prepared(prepared, folder, neutral_prompts(), progress=say)
+        outcomes = run_comparison(prepared, folder, neutral_prompts(), progress=say)
     flags = " --quick" if quick else ""
     rows = rows_of(outcomes, f"{COMMAND}{flags}")
     n_done, n_cells = sum(key in store for key in prepared.plan.cells), len(prepared.plan.cells)

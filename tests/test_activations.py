@@ -1,5 +1,7 @@
 """Streams of activations: nothing but real tokens, each once, and the same numbers as one prompt at a time."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -81,14 +83,34 @@ def test_statistics_of_one_split_count_its_prompts_only(model) -> None:
         Prompt(prompt.text, prompt.domain, prompt.name, "identify" if index % 3 else "test")
         for index, prompt in enumerate(prompts())
     ]
-    statistics, rows = collect(model, mixed, split="identify")
-    alone, _ = collect(model, [prompt for prompt in mixed if prompt.split == "identify"])
+    alone, alone_rows = collect(model, [prompt for prompt in mixed if prompt.split == "identify"])
     everything, _ = collect(model, mixed)
-    assert rows.values.shape[0] == len(mixed)
-    np.testing.assert_allclose(statistics.mean, alone.mean, atol=1e-6)
-    assert not np.allclose(statistics.mean, everything.mean, atol=1e-6)
-    top = statistics.top.prompt[statistics.top.prompt >= 0]
-    assert {mixed[index].split for index in top.tolist()} == {"identify"}
+    for options, n_rows in ({"split": "identify"}, len(alone_rows.prompts)), ({"statistics_split": "identify"}, 6):
+        seen: list[int] = []
+        statistics, rows = collect(model, mixed, progress=lambda done, total, seen=seen: seen.append(total), **options)
+        assert len(rows.prompts) == n_rows == seen[0]
+        places = [rows.prompts.index(name) for name in alone_rows.prompts]
+        np.testing.assert_allclose(rows.values[places], alone_rows.values, atol=1e-5)
+        np.testing.assert_allclose(statistics.mean, alone.mean, atol=1e-6)
+        assert not np.allclose(statistics.mean, everything.mean, atol=1e-6)
+        top = statistics.top.prompt[statistics.top.prompt >= 0]
+        assert {mixed[index].split for index in top.tolist()} == {"identify"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("one text",), {}, "expected a list of Prompt records, given 'one text'"),
+        ((["one text"],), {}, "expected a list of Prompt records, given 'one text'"),
+        ((prompts(),), {"layers": 1}, r"write layers=\[1\]"),
+        ((prompts(),), {"split": "train"}, "unknown split 'train'; choose one of identify, tune, test"),
+        ((prompts(),), {"statistics_split": "train"}, "unknown split 'train'"),
+        ((prompts(),), {"split": "tune"}, "no passages in split 'tune'"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(model, arguments, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(collect)(model, *arguments, **options)
 
 
 def test_columns_are_the_right_numbers_in_reading_order(model) -> None:

@@ -18,7 +18,7 @@ from workbench.comparison.spec import (
     SpecError,
     TaskSpec,
 )
-from workbench.dimensions.masking_records import CriticalityPlan
+from workbench.masking.tables import CriticalityPlan
 from workbench.schema import from_plain
 from workbench.study.settings import Settings
 

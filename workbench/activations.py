@@ -6,16 +6,28 @@ Working memory is one batch, whatever the size of the corpus; pooled rows go to 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.dimensions.loss_increases import is_delimiter
+from workbench.dimensions.masking import is_delimiter
 from workbench.dimensions.statistics import POOLINGS, StatisticsFold, reduce_prompts
 from workbench.models import Call, HookedModel
-from workbench.records import Activations, DimensionStatistics, PooledRows, Prompt, Site, Split, TokenColumns, Tokens
+from workbench.models.batches import BATCH_SIZE, passes
+from workbench.records import (
+    SPLITS,
+    Activations,
+    DimensionStatistics,
+    PooledRows,
+    Prompt,
+    Site,
+    Split,
+    TokenColumns,
+    Tokens,
+)
 
 Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
 
@@ -40,16 +52,15 @@ def capture(model: HookedModel, tokens: Tokens, sites: Sequence[Site]) -> Float[
 
 
 def batches(
-    model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = 32, truncate: bool = False
+    model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = BATCH_SIZE, truncate: bool = False
 ) -> Iterator[tuple[list[int], Tokens]]:
     """Right-padded batches of one domain and split each, longest first, with the indices of their prompts."""
     groups: dict[tuple[str, Split], list[int]] = {}
     for index, prompt in enumerate(prompts):
         groups.setdefault((prompt.domain, prompt.split), []).append(index)
     for indices in groups.values():
-        ordered = sorted(indices, key=lambda index: -len(prompts[index].text))
-        for start in range(0, len(ordered), batch_size):
-            chosen = ordered[start : start + batch_size]
+        for rows, _ in passes([len(prompts[index].text) for index in indices], batch_size):
+            chosen = [indices[row] for row in rows]
             yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate)
 
 
@@ -58,7 +69,7 @@ def stream(
     prompts: Sequence[Prompt],
     sites: Sequence[Site],
     *,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Activations]:
@@ -66,8 +77,7 @@ def stream(
 
     Tokens of a prompt stand together in reading order. Prompts longer than the context raise unless `truncate`.
     """
-    if not prompts:
-        raise ValueError("no prompts to run; check the corpus and its split")
+    _check_prompts(prompts)
     done = 0
     for chosen, tokens in batches(model, prompts, batch_size=batch_size, truncate=truncate):
         values = capture(model, tokens, sites)
@@ -85,6 +95,20 @@ def stream(
             progress(done, len(prompts))
 
 
+def _check_prompts(prompts: Any) -> None:
+    """Raise unless there are prompts, and all of them are records."""
+    wrong = (
+        prompts if isinstance(prompts, str | Prompt) else next((p for p in prompts if not isinstance(p, Prompt)), None)
+    )
+    if wrong is not None:
+        raise ValueError(
+            f"expected a list of Prompt records, given {wrong!r:.60}; make them with load_corpus, or as "
+            'Prompt(text, domain, name, "identify")'
+        )
+    if not prompts:
+        raise ValueError("no prompts to run; check the corpus and its split")
+
+
 def _delimiters(model: HookedModel, ids: Int[Tensor, "token"]) -> Bool[Tensor, "token"]:
     """Which tokens end a sentence, a clause or a line."""
     distinct, inverse = ids.unique(return_inverse=True)
@@ -97,9 +121,10 @@ def collect(
     prompts: Sequence[Prompt],
     *,
     split: Split | None = None,
+    statistics_split: Split | None = None,
     layers: Sequence[int] | None = None,
     n_top: int = 20,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     poolings: Sequence[str] = POOLINGS,
     rows_path: Path | None = None,
     truncate: bool = False,
@@ -107,24 +132,35 @@ def collect(
 ) -> tuple[DimensionStatistics, PooledRows]:
     """One pass over the corpus: statistics per domain, layer and dimension, and one pooled row per prompt.
 
-    Rows are kept of every prompt; the statistics are of all prompts, or of those in `split` alone. Their prompt
-    addresses count in `prompts`. With `rows_path` (a .npy file) rows go to that file as they come, and the result maps
-    it; otherwise they stay in memory: prompts x poolings x layers x d_model x 4 bytes. Raises on NaN or infinite
-    activations, naming the layer.
+    With `split` only its passages are run. With `statistics_split` all are run and have a row, but the statistics are
+    of that split alone. Prompt addresses in the statistics count in `prompts`. With `rows_path` (a .npy file) rows go
+    to that file as they come, and the result maps it; otherwise they stay in memory: prompts x poolings x layers x
+    d_model x 4 bytes. Raises on NaN or infinite activations, naming the layer.
     """
+    _check_prompts(prompts)
+    for given in (split, statistics_split):
+        if given not in (None, *SPLITS):
+            raise ValueError(f"unknown split {given!r}; choose one of {', '.join(SPLITS)}")
+    if isinstance(layers, int):
+        raise ValueError(f"layers is {layers}, expected a list of layers; write layers=[{layers}]")
+    kept = [index for index, prompt in enumerate(prompts) if split in (None, prompt.split)]
+    chosen = [prompts[index] for index in kept]
+    if not chosen:
+        raise ValueError(f"there are no passages in split {split!r}; choose another split")
     sites = model.residual_sites(layers)
-    domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
-    fold = StatisticsFold(domains, len(sites), model.d_model, n_top=n_top)
-    shape = (len(prompts), len(poolings), len(sites), model.d_model)
+    fold = StatisticsFold(tuple(dict.fromkeys(p.domain for p in chosen)), len(sites), model.d_model, n_top=n_top)
+    shape = (len(chosen), len(poolings), len(sites), model.d_model)
     values = np.empty(shape, dtype=np.float32) if rows_path is None else _RowFile(rows_path, shape)
-    for batch in stream(model, prompts, sites, batch_size=batch_size, truncate=truncate, progress=progress):
-        is_counted = split is None or prompts[int(batch.prompt_index[0])].split == split
+    addresses = torch.tensor(kept)
+    for batch in stream(model, chosen, sites, batch_size=batch_size, truncate=truncate, progress=progress):
+        is_counted = statistics_split in (None, chosen[int(batch.prompt_index[0])].split)
+        batch = replace(batch, prompt_index=addresses.to(batch.prompt_index.device)[batch.prompt_index])
         reductions = fold.update(batch) if is_counted else reduce_prompts(batch)
-        values[reductions.prompt_index] = reductions.pool(poolings)
+        values[np.searchsorted(kept, reductions.prompt_index)] = reductions.pool(poolings)
     pooled = PooledRows(
-        tuple(prompt.name for prompt in prompts),
-        tuple(prompt.domain for prompt in prompts),
-        tuple(prompt.split for prompt in prompts),
+        tuple(prompt.name for prompt in chosen),
+        tuple(prompt.domain for prompt in chosen),
+        tuple(prompt.split for prompt in chosen),
         tuple(poolings),
         values.mapped() if isinstance(values, _RowFile) else values,
     )
@@ -136,7 +172,7 @@ def collect_columns(
     prompts: Sequence[Prompt],
     columns: Sequence[tuple[int, int]],
     *,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> TokenColumns:
@@ -198,31 +234,31 @@ def shortened_rows(
     model: HookedModel,
     prompts: Sequence[Prompt],
     *,
-    share: float = 0.5,
+    fraction: float = 0.5,
     split: Split = "identify",
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     truncate: bool = False,
     progress: Progress | None = None,
 ) -> PooledRows:
-    """Rows of the passages of one split cut to a share of their characters, under their own names.
+    """Rows of the passages of one split cut to a fraction of their characters, under their own names.
 
     Only magnitudes are kept (pooling `mean_abs`). For another number type load the model anew and collect the same
-    passages. Raises for a share outside 0 to 1 and where nothing is in the split.
+    passages. Raises for a fraction outside 0 to 1 and where nothing is in the split.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; choose a fraction between 0 and 1, such as 0.5")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}; choose a fraction between 0 and 1, such as 0.5")
     chosen = [prompt for prompt in prompts if prompt.split == split]
     if not chosen:
         raise ValueError(f"there are no passages in split {split!r}; choose another split")
-    cut = [replace(prompt, text=_beginning(prompt.text, share)) for prompt in chosen]
+    cut = [replace(prompt, text=_beginning(prompt.text, fraction)) for prompt in chosen]
     return collect(
         model, cut, n_top=1, poolings=("mean_abs",), batch_size=batch_size, truncate=truncate, progress=progress
     )[1]
 
 
-def _beginning(text: str, share: float) -> str:
+def _beginning(text: str, fraction: float) -> str:
     """The first part of a text, up to the end of a word; never blank."""
     text = text.lstrip()
-    length = max(8, round(share * len(text)))
+    length = max(8, round(fraction * len(text)))
     end = text.find(" ", length)
     return text if end < 0 else text[:end]

@@ -125,7 +125,7 @@ def check_damage(table: pd.DataFrame, folder: Path) -> None:
     cds = table[table.arm == "cds"].set_index("measure")
     assert cds.loc["KL", "unsteered"] == pytest.approx(0, abs=1e-6)
     (path,) = (path for path in (folder / "cells").rglob("test*.json") if path.parent.name == "cds-0")
-    agreement = json.loads(path.read_text())["results"]["damage"]["top-1 agreement"]
+    agreement = json.loads(path.read_text())["result"]["damage"]["top-1 agreement"]
     assert cds.loc["top-1 agreement", "value"] == pytest.approx(np.mean(list(agreement.values())))
     assert cds.loc["top-1 agreement", "unsteered"] == 1
     assert (cds.low.dropna() <= cds.difference[cds.low.notna()]).all()
@@ -137,7 +137,7 @@ def check_damage(table: pd.DataFrame, folder: Path) -> None:
         (("cds",), {"extra": "metods = 1"}, "unknown key 'metods'"),
         (("caa",), {}, "unknown method 'caa'; choose one of cds"),
         (("cds",), {"model": "nowhere/at-all"}, "nowhere/at-all"),
-        (("cds", "cds"), {}, "duplicate cells; list it once"),
+        (("cds", "cds"), {}, "'cds' twice; list it once"),
         (("cds",), {"extra": "[[tasks]]\nkind = 'facts'\n[[tasks]]\nkind = 'facts'"}, "duplicate cells; list it once"),
         (("cds",), {"splits": "it"}, "has no test items (splits present: identify, tune)"),
         (("cds",), {"splits": "itt" * 9 + "itT"}, "has 1 test item(s) of a single subject, which give no interval"),

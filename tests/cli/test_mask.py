@@ -8,9 +8,9 @@ import pytest
 from tests.cli.test_cli import Command, command  # noqa: F401
 from tests.command import assert_refused
 from workbench.cli.mask import read_dimensions, read_modes, read_plan
-from workbench.dimensions.masking_records import load_criticality
 from workbench.masking.experiment import sample_prompts
 from workbench.masking.measure import mask_dimensions
+from workbench.masking.tables import load_criticality
 from workbench.records import load_masking
 from workbench.study import Settings, load_passages, open_model
 
@@ -30,13 +30,13 @@ def test_chosen_dimensions_are_masked_on_test(
     outcome = command(*tiny, "--dimensions", "5,9-10", "--passages", "3", "--out", tmp_path / "m")
     assert outcome.code == 0
     assert "estimate: at most 24 forward passes" in outcome.err
-    table = pd.read_csv(tmp_path / "m" / "drops.csv")
+    table = pd.read_csv(tmp_path / "m" / "loss_increases.csv")
     assert table["dimension"].tolist() == [5, 9, 10, 5, 9, 10]
     settings = Settings(str(tiny_model_folder), str(tiny_corpus_folder))
     model = open_model(settings)
     alone = mask_dimensions(model, sample_prompts(load_passages(settings, model), "test", 3), [5])
     of_law = [domain == "law" for domain in alone.domains]
-    assert table.loc[0, "rise"] == pytest.approx(alone.loss_increase[0, of_law].mean(), abs=1e-5)
+    assert table.loc[0, "loss_increase"] == pytest.approx(alone.loss_increase[0, of_law].mean(), abs=1e-5)
     assert load_masking(tmp_path / "m" / "test-zero.safetensors").dimensions == (5, 9, 10)
 
 
@@ -47,10 +47,15 @@ def test_without_dimensions_it_ranks_and_tests_them(
 ) -> None:
     outcome = command(*tiny, "--passages", "3", "--mode", "mean", "--k", "2", "--m", "4", "--out", tmp_path / "m")
     assert outcome.code == 0
-    assert "Rise of token loss on test" in outcome.out
+    assert "Increase of token loss on test" in outcome.out
     found = load_criticality(tmp_path / "m" / "records")
     assert set(found.test) == set(found.identify) == {"zero", "mean"}
-    assert {path.stem for path in (tmp_path / "m").glob("*.csv")} >= {"drops", "masked", "agreement", "jaccard"}
+    assert {path.stem for path in (tmp_path / "m").glob("*.csv")} >= {
+        "loss_increases",
+        "masked",
+        "agreement",
+        "jaccard",
+    }
     again = command(*tiny, "--out", tmp_path / "m")
     assert (again.code, "not an empty folder" in again.err) == (2, True)
 
@@ -88,5 +93,5 @@ def test_options_are_read() -> None:
     assert read_plan("screened", ("zero",), k=2, m=3, passages=5).exhaustive == ()
     later = ("after the first token", "after the first token")
     spared = read_plan("full", ("mean",), k=2, m=3, passages=5, sets=later)
-    assert (plan.n_spared, spared.n_spared) == (5, 0)
+    assert (plan.n_excluding_sinks, spared.n_excluding_sinks) == (5, 0)
     assert (spared.masked_at, spared.counted_at) == later

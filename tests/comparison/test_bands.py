@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contests import contest, neutral, question_task
+from tests.compared import compared, neutral, question_task
 from tests.tiny import tiny_model
 from workbench.activations import capture
-from workbench.comparison.bands import MAX_EVALUATIONS, Band, usable_band
+from workbench.comparison.budgets import MAX_BAND_EVALUATIONS, Band, edit_sizes, usable_band
 from workbench.comparison.fitting import fit_arm, unmet
-from workbench.comparison.strengths import edit_size
 from workbench.interventions import (
     METHODS,
     ContrastiveAddition,
@@ -50,7 +49,7 @@ def test_the_band_reaches_from_the_first_shown_effect_to_the_limit() -> None:
     band, calls = searched(0.1)
     assert band.high == pytest.approx(0.5**0.5, rel=0.06)  # KL within 10 % of the limit
     assert 0.1 <= band.low <= 0.1 * 1.2
-    assert band.n_evaluations == sum(calls) <= MAX_EVALUATIONS
+    assert band.n_evaluations == sum(calls) <= MAX_BAND_EVALUATIONS
     for point in band.points:
         assert point.kl == pytest.approx(point.strength**2, rel=1e-6)
 
@@ -64,7 +63,7 @@ def test_no_band_is_an_answer() -> None:
     band, calls = searched(2.0)
     assert np.isnan([band.low, band.high]).all()
     assert "no tried strength" in band.note
-    assert sum(calls) <= MAX_EVALUATIONS
+    assert sum(calls) <= MAX_BAND_EVALUATIONS
 
 
 def test_an_unwanted_effect_is_no_band() -> None:
@@ -89,7 +88,7 @@ def test_size_of_an_added_direction_by_hand(model: HookedModel) -> None:
     tokens = passage_tokens(model, [prompt.text for prompt in neutral()], n_tokens=8)
     direction = torch.zeros(model.d_model)
     direction[3] = 2.0
-    size = edit_size(model, ContrastiveAddition(direction, 1), tokens)
+    size = edit_sizes(model, [ContrastiveAddition(direction, 1)], tokens)[0]
     residual = capture(model, tokens, [Site("resid_post", 1)])[0][tokens.positions >= 1]
     assert size.in_norms == pytest.approx(2.0 / float(residual.norm(dim=-1).median()), rel=1e-5)
     assert size.in_sds == pytest.approx(2.0 / float(residual[:, 3].std()), rel=1e-5)
@@ -99,8 +98,8 @@ def test_size_of_an_added_direction_by_hand(model: HookedModel) -> None:
 def test_size_grows_with_the_edit_and_heads_count_as_what_they_write(model: HookedModel) -> None:
     tokens = passage_tokens(model, [prompt.text for prompt in neutral()], n_tokens=8)
     vectors = torch.ones(1, model.d_head)
-    once = edit_size(model, StyleHeads(vectors, 1, (2,), model.n_heads), tokens)
-    thrice = edit_size(model, StyleHeads(3 * vectors, 1, (2,), model.n_heads), tokens)
+    once = edit_sizes(model, [StyleHeads(vectors, 1, (2,), model.n_heads)], tokens)[0]
+    thrice = edit_sizes(model, [StyleHeads(3 * vectors, 1, (2,), model.n_heads)], tokens)[0]
     assert thrice.in_norms == pytest.approx(3 * once.in_norms, rel=1e-5)
     z = torch.zeros(model.n_heads * model.d_head)
     z[2 * model.d_head : 3 * model.d_head] = 1.0
@@ -189,4 +188,4 @@ def test_reasons_why_an_arm_cannot_run(context: FitContext) -> None:
     assert "5 to 6 tokens" in reason("steer-vec", context.data, lengths=[5, 6])
     assert reason("steer-vec", context.data, lengths=[5, 5]) == ""
     assert "no exchanges" in reason("style-heads", context.data)
-    assert contest().task.name == "words"
+    assert compared().task.name == "words"

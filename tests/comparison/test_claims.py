@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments.claims import CLAIMS, rows_of, table
-from workbench.comparison.contest import Outcomes
-from workbench.comparison.tables import describe
+from workbench.comparison.tables import Outcomes, describe
 from workbench.records import Contrast
 
 COUNTS = ["task", "metric", "budget", "level", "arm", "against", "n_domains", "ahead", "behind", "better", "worse", "p"]

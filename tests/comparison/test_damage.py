@@ -10,8 +10,7 @@ from tests.tiny import tiny_model
 from workbench.comparison.damage import (
     compression_ratio,
     distinct_n,
-    elsewhere,
-    neutral_damage,
+    off_target_scores,
     repetition,
     text_damage,
 )
@@ -66,30 +65,30 @@ def test_damage_of_texts_by_hand(model: HookedModel) -> None:
     assert found.n_tokens.tolist() == [4, 9, 0]
     assert found.loops.tolist() == [0, 1, 0]
     assert found.distinct == pytest.approx(3 / 11)  # (5 6) (6 5) (5 6), eight times (7 7)
-    assert found.means()["tokens"] == pytest.approx(13 / 3)
     with pytest.raises(ValueError, match="as many texts as prompts"):
         text_damage(model, ["the"], [])
 
 
-def test_neutral_damage_against_the_plain_model_and_the_batched_kl(model: HookedModel) -> None:
+def test_damage_on_neutral_text_is_per_passage_and_that_of_the_plain_model(model: HookedModel) -> None:
     push = ContrastiveAddition(torch.linspace(-2, 2, 16), 1)
-    none, steered = neutral_damage(model, TEXTS, [(None, 0.0), (push, 1.5)])
-    assert none.agreement.tolist() == [1, 1]
-    np.testing.assert_allclose(none.kl, 0, atol=1e-6)
+    text = NeutralText(model, TEXTS)
+    kl, agreement = text.by_passage([(None, 0.0), (push, 1.5)])
+    assert agreement[0].tolist() == [1, 1]
+    np.testing.assert_allclose(kl[0], 0, atol=1e-6)
     lengths = model.tokenize(TEXTS).lengths.numpy()
-    mean = float((steered.kl * lengths).sum() / lengths.sum())
-    assert mean == pytest.approx(float(NeutralText(model, TEXTS).kl([(push, 1.5)])[0]), rel=1e-3)
+    mean = float((kl[1] * lengths).sum() / lengths.sum())
+    assert mean == pytest.approx(float(text.kl([(push, 1.5)])[0]), rel=1e-3)
     tokens = model.tokenize(TEXTS[1:])
     before = model.logits(tokens)[0].argmax(-1)
     with steer(model, push, 1.5):
         after = model.logits(tokens)[0].argmax(-1)
-    assert steered.agreement[1] == pytest.approx(float((before == after).double().mean()))
+    assert agreement[1, 1] == pytest.approx(float((before == after).double().mean()))
 
 
-def test_scores_elsewhere_need_tasks_of_different_names(model: HookedModel) -> None:
+def test_scores_on_other_domains_need_tasks_of_different_names(model: HookedModel) -> None:
     items = tuple(TaskItem(text, text, "test", text) for text in TEXTS)
     task = PassageTask("p", ItemSet("p", items), lambda _: FittingData((), ()))
-    (found,) = elsewhere(model, [task], "test")
-    np.testing.assert_array_equal(found["p"].values["loss"], task.score(model, "test").values["loss"])
+    (found,) = off_target_scores(model, [task], seed=0)
+    np.testing.assert_array_equal(found["p"].values["domain loss"], task.score(model, "test").values["domain loss"])
     with pytest.raises(TaskError, match="same name"):
-        elsewhere(model, [task, task], "test")
+        off_target_scores(model, [task, task], seed=0)

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.contests import small_spec
-from workbench.comparison.catalogue import plan_without_weights, shape_of
-from workbench.comparison.plan import TaskFacts, make_plan, memory_bytes, searched_layers
+from tests.compared import small_spec
+from workbench.comparison.plan import (
+    TaskFacts,
+    make_plan,
+    memory_bytes,
+    plan_without_weights,
+    searched_layers,
+    shape_of,
+)
 from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
 from workbench.interventions import every_card
 
@@ -91,7 +97,7 @@ def test_cells_are_counted_by_hand() -> None:
     assert plan.matrix["b"]["austeer"] == "no pairs"
     searched, tested = 12 * 2 + 11 * 2, 12 + 11
     assert plan.n_generated == 3 * (searched * 8 + (tested + 3) * 12)
-    assert plan.writings == 0  # a task that writes is measured on its own texts
+    assert plan.continuations == 0  # a task that writes is measured on its own texts
     # over 4 neutral passages of 9 positions: three passes in every search, one in every test
     assert plan.neutral_passes == searched * 3 + tested + 3
     # 12 texts of each side are run once for all arms, and for both layers of austeer
@@ -102,7 +108,7 @@ def test_cells_are_counted_by_hand() -> None:
 
 
 def test_a_task_fitted_on_the_same_data_is_not_fitted_or_searched_again() -> None:
-    one, other = facts("a"), dataclasses.replace(facts("a"), is_twin=True)
+    one, other = facts("a"), dataclasses.replace(facts("a"), reuses_budgets=True)
     plan, twin = (make_plan(small_spec(("austeer",)), [task], n_layers=4, n_heads=8) for task in (one, other))
     assert plan.cells == twin.cells
     assert twin.work["a"].n_fitted == 0
@@ -118,14 +124,14 @@ def test_dials_cost_their_steps() -> None:
 
 
 def test_damage_is_in_the_plan() -> None:
-    silent = dataclasses.replace(facts("a"), n_new=0, n_elsewhere=5)
+    silent = dataclasses.replace(facts("a"), n_new=0, n_off_target=5)
     with_it, without = (
         make_plan(small_spec(), [one], n_layers=4, n_heads=8)
-        for one in (silent, dataclasses.replace(silent, n_elsewhere=0))
+        for one in (silent, dataclasses.replace(silent, n_off_target=0))
     )
     n_tests = sum(cell.stage == "test" for cell in with_it.cells)
-    assert with_it.writings == n_tests
-    assert with_it.work["a"].n_elsewhere == 5 * n_tests
+    assert with_it.continuations == n_tests
+    assert with_it.work["a"].n_off_target == 5 * n_tests
     assert with_it.n_positions - without.n_positions == 10 * 5 * n_tests
 
 

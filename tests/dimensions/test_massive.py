@@ -67,13 +67,13 @@ def test_nothing_massive_is_said(model: HookedModel) -> None:
 
 
 def test_shortened_passages_keep_their_names_and_are_their_beginnings(model: HookedModel) -> None:
-    rows = shortened_rows(model, prompts(), share=0.5)
+    rows = shortened_rows(model, prompts(), fraction=0.5)
     assert rows.prompts == ("law/0", "law/1", "law/2")
     assert len(TEXTS[0]) == 25  # the first blank from the 12th character on stands after "is"
     expected = collect(model, [Prompt("the court is", "law", "x", "identify")], poolings=("mean_abs",))[1]
     np.testing.assert_allclose(rows.values[0], expected.values[0], rtol=1e-4)
-    with pytest.raises(ValueError, match="share is 1"):
-        shortened_rows(model, prompts(), share=1.0)
+    with pytest.raises(ValueError, match="fraction is 1"):
+        shortened_rows(model, prompts(), fraction=1.0)
     with pytest.raises(ValueError, match="no passages in split 'test'"):
         shortened_rows(model, prompts(), split="test")
 

@@ -25,7 +25,19 @@ def drops(zero: float, mean: float) -> pd.DataFrame:
                 dimension = -1 if domain == "mean" or rank == 0 else 7
                 row = [mode, "zero", domain, rank, dimension, rank < 10, value, value - 0.1, value + 0.2, 4, 0.1]
                 rows.append(row)
-    names = ["masked_to", "ranked_by", "domain", "rank", "dimension", "verified", "drop", "low", "high", "n", "share"]
+    names = [
+        "masked_to",
+        "ranked_by",
+        "domain",
+        "rank",
+        "dimension",
+        "verified",
+        "loss_increase",
+        "low",
+        "high",
+        "n",
+        "fraction",
+    ]
     return pd.DataFrame(rows, columns=names)
 
 

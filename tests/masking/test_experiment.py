@@ -11,34 +11,10 @@ import torch
 from tests.masking.test_attribution import counted_rows
 from tests.pages import Page
 from tests.tiny import tiny_model
-from workbench.dimensions.loss_increases import top_dimensions
-from workbench.dimensions.masking_records import (
-    TOKEN_READINGS,
-    Criticality,
-    CriticalityPlan,
-    load_criticality,
-    rank_scores,
-    ranking,
-    save_criticality,
-)
-from workbench.dimensions.masking_tables import (
-    ALL_TOKENS,
-    RANDOM,
-    agreement_table,
-    criticality_tables,
-    drop_table,
-    exam_summary,
-    jaccard_table,
-    masked_table,
-    recall_table,
-    summarise_criticality,
-    table_rows,
-    token_summary,
-    token_table,
-)
+from workbench.dimensions.masking import top_dimensions
 from workbench.interventions.mask import make_replacement
 from workbench.masking.experiment import (
-    SPARED,
+    EXCLUDING_SINKS,
     _passage_magnitudes,
     fit_plan,
     measure_criticality,
@@ -46,6 +22,28 @@ from workbench.masking.experiment import (
     sample_prompts,
 )
 from workbench.masking.measure import mask_choices, mask_dimensions
+from workbench.masking.tables import (
+    ALL_TOKENS,
+    RANDOM,
+    TOKEN_SUBSETS,
+    Criticality,
+    CriticalityPlan,
+    agreement_table,
+    criticality_tables,
+    exam_summary,
+    jaccard_table,
+    load_criticality,
+    loss_increase_table,
+    masked_table,
+    rank_scores,
+    ranking,
+    recall_table,
+    save_criticality,
+    summarise_criticality,
+    table_rows,
+    token_summary,
+    token_table,
+)
 from workbench.records import TOKEN_SETS, Activations, ChoiceItem, MaskingResult, Prompt, RecordError, Site, Split
 from workbench.report.masking import _tokens
 
@@ -71,7 +69,7 @@ ITEMS = [
     ChoiceItem("q2", "code", "identify", "x is", ("x", "cell"), 1),
 ]
 FULL = CriticalityPlan(
-    "full", exhaustive=("zero",), ranks=(1, 3), k=2, m=4, n_largest=1, n_random=2, n_points=1, n_spared=2
+    "full", exhaustive=("zero",), ranks=(1, 3), k=2, m=4, n_largest=1, n_random=2, n_points=1, n_excluding_sinks=2
 )
 
 
@@ -84,15 +82,15 @@ def test_the_rank_is_from_identify_and_the_drop_from_test(found: Criticality) ->
     model = tiny_model()
     exact = mask_dimensions(model, [prompt for prompt in PROMPTS if prompt.split == "identify"])
     order = top_dimensions(exact, 16)
-    for row in table_rows(drop_table(found)):
+    for row in table_rows(loss_increase_table(found)):
         if (row["masked_to"], row["ranked_by"]) != ("zero", "zero") or row["domain"] == "mean" or row["rank"] == RANDOM:
             continue
         assert row["dimension"] == order[row["domain"]][row["rank"] - 1]
         own = [prompt for prompt in PROMPTS if (prompt.domain, prompt.split) == (row["domain"], "test")]
         rise = mask_dimensions(model, own, [row["dimension"]]).loss_increase[0]
-        assert row["drop"] == pytest.approx(rise.mean(), abs=1e-5)
+        assert row["loss_increase"] == pytest.approx(rise.mean(), abs=1e-5)
         assert row["n"] == 2
-    assert set(drop_table(found)["masked_to"]) == {"zero", "mean", "resample"}
+    assert set(loss_increase_table(found)["masked_to"]) == {"zero", "mean", "resample"}
 
 
 def test_every_domain_loses_the_dimensions_of_all_and_those_named_besides(found: Criticality) -> None:
@@ -108,7 +106,7 @@ def test_every_domain_loses_the_dimensions_of_all_and_those_named_besides(found:
 
 
 def test_screening_all_dimensions_gives_the_ranking_of_masking_all(found: Criticality) -> None:
-    plan = replace(FULL, exhaustive=(), m=16, n_spared=0, modes=("zero",), ranked=("zero",))
+    plan = replace(FULL, exhaustive=(), m=16, n_excluding_sinks=0, modes=("zero",), ranked=("zero",))
     screened = measure_criticality(tiny_model(), PROMPTS, plan=plan)
     assert ranking(screened.identify["zero"], screened.estimates["zero"]) == ranking(found.identify["zero"])
     assert screened.exam == {}
@@ -117,11 +115,11 @@ def test_screening_all_dimensions_gives_the_ranking_of_masking_all(found: Critic
 
 def test_cost_is_that_of_the_passes_and_within_the_plan() -> None:
     model = tiny_model()
-    plan = replace(FULL, modes=("zero",), ranked=("zero",), exhaustive=(), m=3, n_spared=1)
+    plan = replace(FULL, modes=("zero",), ranked=("zero",), exhaustive=(), m=3, n_excluding_sinks=1)
     with counted_rows(model) as rows:
         result = measure_criticality(model, PROMPTS, ITEMS, plan=plan)
     n_identify = 4
-    n_spared = 2 * len(SPARED)  # one passage of each of two domains, per choice of tokens
+    n_spared = 2 * len(EXCLUDING_SINKS)  # one passage of each of two domains, per choice of tokens
     backward = 2 * (n_identify + n_spared)  # one point: one backward pass, which costs two forward passes
     assert result.cost == sum(rows) + backward
     exam = result.exam["zero"]
@@ -145,8 +143,8 @@ def test_saved_and_loaded_it_gives_the_same_tables(found: Criticality, tmp_path:
     again = load_criticality(tmp_path / "masking")
     assert again.plan == found.plan
     tables = criticality_tables(found)
-    assert set(tables) == {"drops", "masked", "exam", "answers", "agreement", "tokens", "jaccard", "recall"}
-    assert [pair[1].masked_at for pair in again.spared] == [masked_at for masked_at, _ in SPARED]
+    assert set(tables) == {"loss_increases", "masked", "exam", "answers", "agreement", "tokens", "jaccard", "recall"}
+    assert [pair[1].masked_at for pair in again.excluding_sinks] == [masked_at for masked_at, _ in EXCLUDING_SINKS]
     for name, table in criticality_tables(again).items():
         pd.testing.assert_frame_equal(table, tables[name])
     assert summarise_criticality(again)["path"] == "full"
@@ -172,18 +170,18 @@ def test_agreement_jaccard_and_recall_by_hand() -> None:
     exact = masking((0, 1, 2, 3), [[9, 9, 1, 1], [8, 8, 2, 2], [7, 7, 3, 3], [6, 6, 4, 4]])
     guess = masking((0, 1, 2, 3), [[9, 9, 9, 9], [7, 7, 8, 8], [8, 8, 7, 7], [6, 6, 6, 6]], "estimated")
     plan = CriticalityPlan("full", ("zero",), ("zero",), ("zero",), ranks=(1,), k=2, m=2, n_largest=1, n_random=0)
-    magnitudes = {name: np.array([[4.0, 3.0, 1.0, 2.0]] * 2) for name in TOKEN_READINGS}
+    magnitudes = {name: np.array([[4.0, 3.0, 1.0, 2.0]] * 2) for name in TOKEN_SUBSETS}
     result = Criticality(
         plan, 4, ("law", "code"), (), 9.0, magnitudes, {"zero": guess}, {"zero": exact}, {"zero": exact}, {}
     )
     agreement = {(row["tokens"], row["domain"], row["k"]): row for row in table_rows(agreement_table(result))}
-    assert agreement[TOKEN_READINGS[0], "law", 2]["overlap"] == 1.0  # 0, 1 and 0, 1
-    assert agreement[TOKEN_READINGS[0], "code", 2]["overlap"] == 0.0  # 0, 1 and 3, 2
-    assert agreement[TOKEN_READINGS[0], "code", 2]["p"] == 1.0
-    assert agreement[TOKEN_READINGS[0], "law", 2]["p"] == pytest.approx(1 / 6)  # one of the six pairs of four
+    assert agreement[TOKEN_SUBSETS[0], "law", 2]["overlap"] == 1.0  # 0, 1 and 0, 1
+    assert agreement[TOKEN_SUBSETS[0], "code", 2]["overlap"] == 0.0  # 0, 1 and 3, 2
+    assert agreement[TOKEN_SUBSETS[0], "code", 2]["p"] == 1.0
+    assert agreement[TOKEN_SUBSETS[0], "law", 2]["p"] == pytest.approx(1 / 6)  # one of the six pairs of four
     jaccard = {(row["by"], row["first"], row["second"]): row["jaccard"] for row in table_rows(jaccard_table(result))}
     assert jaccard["masking to zero", "law", "code"] == 0.0
-    assert jaccard[f"magnitude {TOKEN_READINGS[0]}", "law", "code"] == 1.0
+    assert jaccard[f"magnitude {TOKEN_SUBSETS[0]}", "law", "code"] == 1.0
     # the largest dimension, 0, is a candidate in any case; law guesses 0, 2 of 0, 1 and code 0, 1 of 3, 2
     recall = recall_table(result, ms=(2,)).set_index("domain")
     assert recall["recall"].to_dict() == {"law": 0.5, "code": 0.0}
@@ -197,7 +195,7 @@ def test_agreement_where_tokens_are_spared_by_hand() -> None:
     guess = masking((0, 1, 2, 3), [[0, 0, 0, 0], [7, 7, 8, 8], [8, 8, 7, 7], [6, 6, 6, 6]], "estimated")
     spared = (guess, replace(other, masked_at="after the first token", counted_at="after the first token"))
     plan = CriticalityPlan("full", ("zero",), ("zero",), ("zero",), ranks=(1,), k=2, m=2, n_largest=1, n_random=0)
-    magnitudes = {TOKEN_READINGS[0]: np.array([[4.0, 3.0, 1.0, 2.0]] * 2)}
+    magnitudes = {TOKEN_SUBSETS[0]: np.array([[4.0, 3.0, 1.0, 2.0]] * 2)}
     drops = ({"zero": exact}, {"zero": exact}, {"zero": exact})
     result = Criticality(plan, 4, ("law", "code"), (), 9.0, magnitudes, *drops, {}, (spared,))
     table = table_rows(token_table(result))
@@ -207,7 +205,7 @@ def test_agreement_where_tokens_are_spared_by_hand() -> None:
     found = {(row["against"], row["domain"], row["k"]): row for row in table if row["masked_at"] != "all tokens"}
     assert found[ALL_TOKENS, "law", 2]["overlap"] == 0.5  # 3, 0 and 0, 1
     assert found[ALL_TOKENS, "code", 2]["overlap"] == 0.5  # 0, 3 and 3, 2
-    assert found[f"magnitude {TOKEN_READINGS[0]}", "code", 1]["overlap"] == 1.0  # 0 and 0
+    assert found[f"magnitude {TOKEN_SUBSETS[0]}", "code", 1]["overlap"] == 1.0  # 0 and 0
     assert found[ALL_TOKENS, "law", 2]["masked_at"] == "after the first token"
     (*_, of_magnitude, of_masking) = token_summary(result, 1)
     assert of_magnitude["worst"] == (9.0 + 2.0) / 2
@@ -224,12 +222,12 @@ def test_magnitudes_leave_out_the_first_token_and_tokens_of_high_norm() -> None:
     batch = Activations("law", (Site("resid_post", 0),), values, zeros, zeros, positions, zeros.bool())
     found = {name: float(magnitude[0]) for name, magnitude in _passage_magnitudes(batch, 0).items()}
     # norms 8, 1, 1, 30, 1: median 1, so that 30 alone exceeds ten times the median
-    assert found == pytest.approx(dict(zip(TOKEN_READINGS, (33 / 4, 41 / 5, 1.0, 8.0), strict=True)))
+    assert found == pytest.approx(dict(zip(TOKEN_SUBSETS, (33 / 4, 41 / 5, 1.0, 8.0), strict=True)))
 
 
 def test_a_plan_may_leave_tokens_out_of_masks_and_losses() -> None:
     later = replace(
-        FULL, modes=("zero",), ranked=("zero",), n_spared=0, masked_at=TOKEN_SETS[1], counted_at=TOKEN_SETS[1]
+        FULL, modes=("zero",), ranked=("zero",), n_excluding_sinks=0, masked_at=TOKEN_SETS[1], counted_at=TOKEN_SETS[1]
     )
     result = measure_criticality(tiny_model(), PROMPTS, plan=later)
     for part, split in ((result.identify, "identify"), (result.test, "test")):
@@ -279,6 +277,8 @@ def test_the_report_sets_rankings_that_spare_tokens_beside_the_same_passages_wit
 ) -> None:
     page = Page(_tokens(found))
     cells = [element.text for element in page.all("td")]
-    assert list(zip(cells[::5], cells[1::5], strict=True)) == [("all tokens", "all tokens"), *SPARED]
-    assert f"the same {FULL.n_spared} passages per domain" in " ".join(element.text for element in page.all("p"))
-    assert _tokens(replace(found, spared=())) == ""
+    assert list(zip(cells[::5], cells[1::5], strict=True)) == [("all tokens", "all tokens"), *EXCLUDING_SINKS]
+    assert f"the same {FULL.n_excluding_sinks} passages per domain" in " ".join(
+        element.text for element in page.all("p")
+    )
+    assert _tokens(replace(found, excluding_sinks=())) == ""

@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.dimensions.loss_increases import (
-    agreement_frame,
+from workbench.dimensions.masking import (
     answer_histogram,
     choice_frame,
-    domain_rise,
-    drop_by_rank,
-    drop_frame,
+    domain_loss_increase,
     is_delimiter,
-    jaccard_matrix,
+    jaccard,
+    mean_interval,
     overlap_at_k,
-    recall_at_k,
     spearman,
     specificity,
     top_dimensions,
@@ -34,7 +31,7 @@ from workbench.records import (
 
 DIMENSIONS = (2, 5, 7)
 # One row per dimension; columns are two identify and two test prompts of law, then the same of code.
-RISE = np.array(
+INCREASE = np.array(
     [
         [1.0, 3.0, 0.0, 4.0, 0.0, 0.2, 1.0, 1.0],
         [5.0, 5.0, 1.0, 2.0, 0.3, 0.3, 0.0, 0.5],
@@ -43,55 +40,39 @@ RISE = np.array(
 )
 
 
-def masking(rise: np.ndarray = RISE, dimensions: tuple[int, ...] = DIMENSIONS, d_model: int = 8) -> MaskingResult:
+def masking(
+    increase: np.ndarray = INCREASE, dimensions: tuple[int, ...] = DIMENSIONS, d_model: int = 8
+) -> MaskingResult:
     domains = ("law",) * 4 + ("code",) * 4
     splits = ("identify", "identify", "test", "test") * 2
     names = tuple(f"p{i}" for i in range(8))
-    return MaskingResult("zero", "measured", d_model, 4.0, dimensions, names, domains, splits, np.full(8, 2.5), rise)
+    return MaskingResult("zero", "measured", 8, 4.0, dimensions, names, domains, splits, np.full(8, 2.5), increase)
 
 
-def test_drops_are_ranked_on_identify_and_reported_on_test() -> None:
+def test_dimensions_are_ranked_by_their_mean_increase_on_identify() -> None:
     result = masking()
-    np.testing.assert_allclose(domain_rise(result, "identify"), [[2.0, 5.0, 0.1], [0.1, 0.3, 3.0]])
+    np.testing.assert_allclose(domain_loss_increase(result, "identify"), [[2.0, 5.0, 0.1], [0.1, 0.3, 3.0]])
     assert top_dimensions(result, 2) == {"law": (5, 2), "code": (7, 5)}
-    table = drop_by_rank(result, ranks=(1, 3))
-    shown = table[["domain", "rank", "dimension", "identify", "drop", "n"]].values.tolist()
-    assert shown[0] == ["law", 1, 5, 5.0, 1.5, 2]
-    assert shown[1] == ["code", 1, 7, 3.0, 3.0, 2]
-    assert shown[2] == ["mean", 1, -1, 4.0, 2.25, 2]
-    assert shown[3] == ["law", 3, 7, pytest.approx(0.1), 9.0, 2]
     # two values 1 and 2: standard error 0.5, Student's 97.5 % quantile with one degree of freedom 12.7062
-    assert table.loc[0, "low"] == pytest.approx(1.5 - 12.7062 * 0.5, abs=1e-4)
-    assert table.loc[0, "high"] == pytest.approx(1.5 + 12.7062 * 0.5, abs=1e-4)
+    mean, low, high = mean_interval(np.array([1.0, 2.0]))
+    assert (mean, low, high) == pytest.approx((1.5, 1.5 - 12.7062 * 0.5, 1.5 + 12.7062 * 0.5), abs=1e-4)
 
 
-def test_specificity_is_the_drop_beyond_that_of_the_other_domains() -> None:
-    drops = np.array([[2.0, 1.0], [0.5, 1.0], [0.0, 4.0]])
-    np.testing.assert_allclose(specificity(drops), [[1.75, -1.5], [-0.5, -1.5], [-1.25, 3.0]])
-    frame = drop_frame(masking()).set_index(["domain", "dimension"])
-    assert frame.loc[("code", 7), ["rank", "identify", "test", "specificity"]].tolist() == [1.0, 3.0, 3.0, -6.0]
+def test_specificity_is_the_increase_beyond_that_of_the_other_domains() -> None:
+    increases = np.array([[2.0, 1.0], [0.5, 1.0], [0.0, 4.0]])
+    np.testing.assert_allclose(specificity(increases), [[1.75, -1.5], [-0.5, -1.5], [-1.25, 3.0]])
     with pytest.raises(ValueError, match="at least two"):
-        specificity(drops[:1])
+        specificity(increases[:1])
 
 
 def test_what_was_not_measured_takes_no_part() -> None:
-    rise = RISE.copy()
-    rise[1, :4] = np.nan  # dimension 5 only in code
-    rise[0, 4:] = np.nan  # dimension 2 only in law
-    result = masking(rise)
+    increase = INCREASE.copy()
+    increase[1, :4] = np.nan  # dimension 5 only in code
+    increase[0, 4:] = np.nan  # dimension 2 only in law
+    result = masking(increase)
     assert top_dimensions(result, 2) == {"law": (2, 7), "code": (7, 5)}
-    frame = drop_frame(result)
-    assert list(zip(frame["domain"], frame["dimension"], strict=True)) == [
-        ("law", 2),
-        ("law", 7),
-        ("code", 7),
-        ("code", 5),
-    ]
-    assert frame["specificity"].notna().tolist() == [False, True, True, False]
     with pytest.raises(ValueError, match="k is 3, but 2 dimensions were masked in law"):
         top_dimensions(result, 3)
-    with pytest.raises(ValueError, match="rank 3 asked for"):
-        drop_by_rank(result, ranks=(3,))
 
 
 def test_overlap_and_its_chance_follow_from_counting_all_rankings() -> None:
@@ -117,34 +98,11 @@ def test_rank_correlation_with_a_tie() -> None:
     assert math.isnan(spearman(np.ones(3), np.arange(3.0)))
 
 
-def test_magnitudes_are_compared_on_the_masked_dimensions_only() -> None:
-    magnitude = np.zeros((2, 8))
-    magnitude[:, 0] = 99.0  # never masked
-    magnitude[0, [2, 5, 7]] = [2.0, 3.0, 1.0]
-    magnitude[1, [2, 5, 7]] = [3.0, 2.0, 1.0]
-    frame = agreement_frame(magnitude, masking(), [1, 2], split="identify")
-    assert frame["domain"].tolist() == ["law", "law", "code", "code"]
-    assert frame["overlap"].tolist() == [1.0, 1.0, 0.0, 0.5]
-    assert frame["chance"].tolist() == pytest.approx([1 / 3, 2 / 3] * 2)
-    assert frame["spearman"].tolist() == pytest.approx([1.0, 1.0, -1.0, -1.0])
-    with pytest.raises(ValueError, match=r"expected \(2, 8\)"):
-        agreement_frame(magnitude[:, :4], masking(), [1], split="identify")
-
-
 def test_sets_are_compared_by_jaccard() -> None:
-    matrix = jaccard_matrix({"law": [1, 2, 3], "code": [3, 4], "none": []})
-    assert matrix.loc["law", "code"] == matrix.loc["code", "law"] == 0.25
-    assert matrix.loc["code", "code"] == 1.0
-    assert math.isnan(matrix.loc["none", "none"])
-    assert matrix.loc["none", "law"] == 0.0
-
-
-def test_recall_counts_the_true_top_among_the_candidates() -> None:
-    estimate = masking(np.array([[9.0] * 8, [1.0] * 8, [5.0] * 8]))
-    assert recall_at_k(masking(), estimate, k=1, m=2, split="identify") == {"law": 0.0, "code": 1.0}
-    assert recall_at_k(masking(), estimate, k=2, m=2, split="identify") == {"law": 0.5, "code": 0.5}
-    with pytest.raises(ValueError, match="choose m >= k"):
-        recall_at_k(masking(), estimate, k=2, m=1, split="identify")
+    assert jaccard([1, 2, 3], [3, 4]) == jaccard([4, 3], [1, 2, 3]) == 0.25
+    assert jaccard([3, 4], [4, 3]) == 1.0
+    assert jaccard([], [3]) == 0.0
+    assert math.isnan(jaccard([], []))
 
 
 def choices() -> ChoiceMasking:
@@ -176,13 +134,13 @@ def test_the_histogram_shows_a_model_that_always_says_the_same() -> None:
 
 
 def test_records_survive_a_file(tmp_path: Path) -> None:
-    rise = RISE.copy()
-    rise[0, 0] = np.nan
-    result = masking(rise)
+    increase = INCREASE.copy()
+    increase[0, 0] = np.nan
+    result = masking(increase)
     save_masking(result, tmp_path / "masking.safetensors")
     loaded = load_masking(tmp_path / "masking.safetensors")
-    np.testing.assert_array_equal(loaded.loss_increase, rise)
-    assert {**vars(loaded), "rise": 0, "baseline": 0} == {**vars(result), "rise": 0, "baseline": 0}
+    np.testing.assert_array_equal(loaded.loss_increase, increase)
+    assert {**vars(loaded), "loss_increase": 0, "baseline": 0} == {**vars(result), "loss_increase": 0, "baseline": 0}
     save_choice_masking(choices(), tmp_path / "choices.safetensors")
     again = load_choice_masking(tmp_path / "choices.safetensors")
     assert again.items == choices().items
@@ -190,8 +148,8 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_records_that_contradict_themselves_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 dimensions"):
-        masking(RISE[:2])
+    with pytest.raises(ValueError, match=r"expected \(3, 8\)"):
+        masking(INCREASE[:2])
     with pytest.raises(ValueError, match="two different choices"):
         ChoiceItem("q", "law", "test", "Which?", (" A", " A"), 0)
     with pytest.raises(ValueError, match="answer 2"):

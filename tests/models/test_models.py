@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 from tests.hub import offline_hub
 from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from workbench.activations import capture
-from workbench.comparison.catalogue import open_model
+from workbench.comparison.api import open_model
 from workbench.comparison.spec import ModelSpec
 from workbench.models import ModelError, load_model, wrap_model
 from workbench.records import Site

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from workbench import study
 from workbench.activations import capture, collect
 from workbench.costs import Estimate
-from workbench.dimensions.masking_records import load_criticality
 from workbench.masking.measure import mask_dimensions
+from workbench.masking.tables import load_criticality
 from workbench.records import Prompt
 from workbench.runs import read_run
 from workbench.study import Settings, certainty, load_passages, open_model, perform, run_study, stages, survey

@@ -234,11 +234,11 @@ def test_letters_that_the_model_cannot_tell_apart_are_refused(model: HookedModel
 def test_a_score_is_taken_under_whatever_steering_is_on_the_model(model: HookedModel) -> None:
     items = tuple(item(name, prompt=prompt) for name, prompt in (("a", "the court shall"), ("b", "a cell of a")))
     task = PassageTask("p", ItemSet("p", items), no_data)
-    before = task.score(model, "test").values["loss"]
+    before = task.score(model, "test").values["domain loss"]
     with steer(model, ContrastiveAddition(torch.linspace(-3, 3, 16), 1), 1.0):
-        during = task.score(model, "test").values["loss"]
+        during = task.score(model, "test").values["domain loss"]
     assert (np.abs(during - before) > 1e-3).all()
-    np.testing.assert_array_equal(task.score(model, "test").values["loss"], before)
+    np.testing.assert_array_equal(task.score(model, "test").values["domain loss"], before)
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------

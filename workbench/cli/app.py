@@ -12,8 +12,7 @@ from workbench import __version__
 from workbench.cli.compare import compare
 from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
-from workbench.cli.mask import mask
-from workbench.cli.masked_exam import mask_exam
+from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers, methods
 from workbench.cli.paper import paper
 from workbench.cli.verdicts import verdict

@@ -10,11 +10,11 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from workbench.comparison.contest import Prepared
     from workbench.comparison.plan import Plan
-    from workbench.comparison.spec import ModelShape, ModelSpec, Spec
+    from workbench.comparison.run import Run
+    from workbench.comparison.spec import ModelShape, ModelSpec, Spec, TaskSpec
 
-N_PHRASES = 24  # printed at the end; the tables hold all
+N_PRINTED = 24  # printed at the end; the tables hold all
 
 
 def compare(
@@ -38,7 +38,8 @@ def compare(
 ) -> None:
     """Compare steering methods and controls on tasks, at budgets fixed beforehand."""
     from workbench.cli.output import no_other_bars
-    from workbench.comparison.catalogue import plan_without_weights, prepare_spec
+    from workbench.comparison.api import prepare_spec
+    from workbench.comparison.plan import plan_without_weights
     from workbench.comparison.store import check_folder
 
     whole = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
@@ -51,13 +52,14 @@ def compare(
     no_other_bars()
     folder = out or Path("runs") / f"compare-{chosen.name}"
     check_folder(folder, chosen)
-    prepared = prepare_spec(chosen)
-    check_folder(folder, chosen, prepared.model.fingerprint)
-    print_plan(prepared.plan, whole, chosen)
-    _run(prepared, folder)
+    run = prepare_spec(chosen)
+    check_folder(folder, chosen, run.model.fingerprint)
+    print_plan(run.plan, whole, chosen)
+    _run(run, folder)
 
 
 def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
+    from workbench.comparison.api import task_entry
     from workbench.comparison.spec import SpecError, read_spec, spec_from
 
     if spec is not None:
@@ -66,19 +68,17 @@ def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
         return read_spec(spec)
     if not methods or not tasks:
         raise SpecError("name a SPEC file, or both --methods and --tasks")
-    content = {"name": "command-line", "methods": _words(methods), "tasks": [_task(task) for task in _words(tasks)]}
+    content = {
+        "name": "command-line",
+        "methods": _words(methods),
+        "tasks": [_given(task_entry(task)) for task in _words(tasks)],
+    }
     return spec_from(content, "command line")
 
 
-def _task(text: str) -> dict[str, object]:
-    """A task from words: refusal, refusal:away, domain-loss:law, items=my.jsonl, trait:humorous=personas."""
-    from workbench.comparison.catalogue import KINDS
-
-    head, _, data = text.partition("=")
-    kind, _, about = head.partition(":")
-    has_domains = kind in KINDS and KINDS[kind].has_domains
-    named: dict[str, object] = {"domains": (about,)} if has_domains else {"about": about}
-    return {"kind": kind} | (named if about else {}) | ({"data": data} if data else {})
+def _given(entry: "TaskSpec") -> dict[str, object]:
+    """What a task entry says, without what it leaves open."""
+    return {name: value for name, value in vars(entry).items() if value not in ("", (), "builtin")}
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -98,19 +98,19 @@ def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, dow
     return dataclasses.replace(one, shape=None, revision="") if model else one
 
 
-def _run(prepared: "Prepared", folder: Path) -> None:
+def _run(run: "Run", folder: Path) -> None:
     from workbench.cli.compare_page import write_comparison
     from workbench.cli.output import progress_bars
-    from workbench.comparison.contest import run_prepared, seconds_of
+    from workbench.comparison.run import run_comparison, seconds_of
     from workbench.corpus import neutral_prompts
 
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
-        seconds = seconds_of(prepared, neutral)
+        seconds = seconds_of(run, neutral)
         console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
-        outcomes = run_prepared(prepared, folder, neutral, progress=lambda done, total: stage("cells", done, total))
-    page = write_comparison(prepared, outcomes, folder)
-    print_phrases(outcomes.contrasts)
+        outcomes = run_comparison(run, folder, neutral, progress=lambda done, total: stage("cells", done, total))
+    page = write_comparison(run, outcomes, folder)
+    print_differences(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
 
 
@@ -183,17 +183,17 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
     )
 
 
-def print_phrases(contrasts: Sequence[object]) -> None:
+def print_differences(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
     from workbench.comparison.tables import describe
     from workbench.records import Contrast
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]
     shown = sorted((one for one in own if one.verdict in ("better", "worse")), key=lambda one: one.role != "method")
-    for one in shown[:N_PHRASES]:
+    for one in shown[:N_PRINTED]:
         typer.echo(describe(one))
-    if len(shown) > N_PHRASES:
-        typer.echo(f"... and {len(shown) - N_PHRASES} more")
+    if len(shown) > N_PRINTED:
+        typer.echo(f"... and {len(shown) - N_PRINTED} more")
     counts = {word: sum(one.verdict == word for one in own) for word in ("no difference shown", "not measured")}
     typer.echo(f"{len(shown)} differences shown; " + ", ".join(f"{count} {word}" for word, count in counts.items()))
 

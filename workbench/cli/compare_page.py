@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.comparison.contest import Outcomes, Prepared
+from workbench.comparison.run import Run
 from workbench.comparison.spec import Spec
-from workbench.comparison.tables import describe
+from workbench.comparison.tables import Outcomes, describe
 from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
 from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
 from workbench.figures.damage import damage_caption, damage_figure
@@ -22,29 +22,29 @@ UNSTEERED = "unsteered"
 N_ROWS = 400  # rows of a table on the page; the CSV holds all
 
 
-def write_comparison(prepared: Prepared, outcomes: Outcomes, folder: Path) -> Path:
+def write_comparison(run: Run, outcomes: Outcomes, folder: Path) -> Path:
     """Draw every figure of a comparison into `figures/` and write `report.html`; returns the page."""
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     sections = [
-        Section("plan", "What was compared", _plan(prepared)),
-        Section("phrases", "In one phrase each", _phrases(outcomes.contrasts)),
+        Section("plan", "What was compared", _plan(run)),
+        Section("differences", "Summary of differences", _differences(outcomes.contrasts)),
         Section("damage", "Effect against damage", _trade_offs(outcomes, figures)),
-        Section("breakage", "What steering breaks", _breakage(prepared.spec, outcomes, figures)),
-        Section("arms", "All arms at one budget", _forests(prepared, outcomes, figures)),
+        Section("breakage", "What steering breaks", _breakage(run.spec, outcomes, figures)),
+        Section("arms", "All arms at one budget", _forests(run, outcomes, figures)),
         Section("domains", "Domain by domain", _domains(outcomes, figures)),
         Section("strengths", "Strengths and usable bands", _strengths(outcomes, figures)),
         Section("tables", "All contrasts", _all(outcomes)),
     ]
-    title = f"Comparison {prepared.spec.name} on {prepared.model.name}"
+    title = f"Comparison {run.spec.name} on {run.model.name}"
     kept = [section for section in sections if section.body]
-    return write_page(folder / "report.html", title=title, lead=_lead(prepared, outcomes), sections=kept)
+    return write_page(folder / "report.html", title=title, lead=_lead(run, outcomes), sections=kept)
 
 
-def _lead(prepared: Prepared, outcomes: Outcomes) -> str:
-    spec = prepared.spec
+def _lead(run: Run, outcomes: Outcomes) -> str:
+    spec = run.spec
     lines = [
-        f"{len(spec.methods)} methods and all controls on {len(prepared.contests)} tasks of {prepared.model.name}, "
+        f"{len(spec.methods)} methods and all controls on {len(run.tasks)} tasks of {run.model.name}, "
         "settings chosen on tuning items, reported once on test items. Every difference is paired by subject, with a "
         "95 % bootstrap interval; a verdict needs an interval without zero and an adjusted p (Benjamini and Hochberg) "
         "of at most 0.05.",
@@ -64,19 +64,19 @@ def _count(contrasts: Sequence[Contrast], against: str) -> str:
     return f"{len(own)} comparisons, " + ", ".join(f"{count} {word}" for word, count in counts)
 
 
-def _plan(prepared: Prepared) -> str:
-    matrix, spec = prepared.plan.matrix, prepared.spec
+def _plan(run: Run) -> str:
+    matrix, spec = run.plan.matrix, run.spec
     arms = list(next(iter(matrix.values())))
     reasons = list(dict.fromkeys(reason for row in matrix.values() for reason in row.values() if reason))
     marks = {reason: f"n/a [{index}]" for index, reason in enumerate(reasons, start=1)}
     rows = [[arm, *(marks.get(row[arm], "runs") for row in matrix.values())] for arm in arms]
     notes = "".join(f"<li>n/a [{index}] because {escape(reason)}</li>" for index, reason in enumerate(reasons, start=1))
     budgets = ", ".join(f"{kind} {level:g}" for kind, level in spec.budgets.levels())
-    layers = ", ".join(map(str, prepared.plan.layers))
+    layers = ", ".join(map(str, run.plan.layers))
     facts = (
         f"Budgets: {budgets}. Layers searched by every arm: {layers} (arms that choose units over all layers search as "
         f"many numbers of units). Coordinates or units: {spec.k}. Seeds: {', '.join(map(str, spec.seeds))}. "
-        f"Cells: {len(prepared.plan.cells)}. At most {spec.sizes.n_fit} texts of each side are fitted on, "
+        f"Cells: {len(run.plan.cells)}. At most {spec.sizes.n_fit} texts of each side are fitted on, "
         f"{spec.sizes.n_tune} items per task tuned on and {spec.sizes.n_test} tested on; KL is that of "
         f"{spec.sizes.n_neutral} neutral passages."
     )
@@ -84,7 +84,7 @@ def _plan(prepared: Prepared) -> str:
     return f"<p>{escape(facts)}</p>{table}<ul>{notes}</ul>"
 
 
-def _phrases(contrasts: Sequence[Contrast]) -> str:
+def _differences(contrasts: Sequence[Contrast]) -> str:
     shown = [one for one in contrasts if one.is_primary and one.verdict in ("better", "worse")]
     methods = [one for one in shown if one.role == "method"]
     controls = [one for one in shown if one.role == "control"]
@@ -164,11 +164,11 @@ def _middle_budget(spec: Spec) -> tuple[BudgetKind, float]:
     return spec.budgets.levels()[len(spec.budgets.kl) // 2]
 
 
-def _forests(prepared: Prepared, outcomes: Outcomes, figures: Path) -> str:
+def _forests(run: Run, outcomes: Outcomes, figures: Path) -> str:
     body = ""
-    kind, level = _middle_budget(prepared.spec)
-    for contest in prepared.contests:
-        task, metric = contest.task.name, contest.task.metrics[0].name
+    kind, level = _middle_budget(run.spec)
+    for compared in run.tasks:
+        task, metric = compared.task.name, compared.task.metrics[0].name
         found = outcomes.contrasts
         body += _figure(
             lambda t=task, m=metric, f=found: arm_forest_figure(f, t, metric=m, budget=kind, level=level),

@@ -1,16 +1,19 @@
-"""`workbench mask`: what the model loses when single dimensions of the residual stream are masked."""
+"""`workbench mask` and `workbench mask-exam`: what the model loses when single residual dimensions are masked."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.dimensions.masking_records import CriticalityPlan
+    from workbench.costs import PassKind
+    from workbench.masking.exam import MaskedAccuracy
+    from workbench.masking.tables import CriticalityPlan
     from workbench.models import HookedModel
     from workbench.records import ChoiceItem, MaskingResult, MaskMode, Prompt, TokenSet
     from workbench.study import Settings
@@ -19,7 +22,9 @@ Stage = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 Found = tuple[dict[str, "pd.DataFrame"], Callable[[Path], None]]  # tables by title, and how to save everything
 N_ITEMS = 24
-N_SPARED = 8
+EXAM_TITLE = "Exam items of test (fractions; log-odds in nats)"
+N_EXCLUDING_SINKS = 8
+N_SUBJECTS = 57  # of MMLU, for plans of a specification that names no subjects
 
 
 def mask(
@@ -63,17 +68,17 @@ def mask(
     )
     sets = read_tokens(masked_at, "--masked-at"), read_tokens(counted_at, "--counted-at")
     plan = read_plan(path, modes, k=k, m=m, passages=passages, sets=sets)
-    items = read_items(exam, settings)
+    questions = read_questions(exam, settings)
     folder = None if out is None else check_folder(out)
     chosen = None if dimensions is None else read_dimensions(dimensions)
-    _perform(settings, modes, plan, items, chosen, folder)
+    _perform(settings, modes, plan, (exam, questions), chosen, folder)
 
 
 def _perform(
     settings: "Settings",
     modes: tuple["MaskMode", ...],
     plan: "CriticalityPlan",
-    items: Sequence["ChoiceItem"],
+    exam: "tuple[str, Sequence[ChoiceItem]]",
     chosen: Sequence[int] | None,
     folder: Path | None,
 ) -> None:
@@ -85,10 +90,10 @@ def _perform(
     output.no_other_bars()
     loaded = open_model(settings)
     check_dimensions(chosen or [], loaded.d_model)
-    work = Work(loaded, load_passages(settings, loaded), modes, plan, settings)
+    work = Work(loaded, load_passages(settings, loaded), exam_of(loaded, *exam), modes, plan, settings)
     with output.progress_bars() as (stage, console):
         if chosen is None:
-            tables, save = _experiment(work, items, stage, console.print)
+            tables, save = _experiment(work, stage, console.print)
         else:
             tables, save = _mask_chosen(work, chosen, stage, console.print)
     _print(tables)
@@ -138,7 +143,7 @@ def read_plan(
     sets: tuple["TokenSet", "TokenSet"] = ("all tokens", "all tokens"),
 ) -> "CriticalityPlan":
     """The plan of an experiment: every asked mode ranks, and zero beside it; `sets` are masked and counted."""
-    from workbench.dimensions.masking_records import CriticalityPlan
+    from workbench.masking.tables import CriticalityPlan
 
     if path not in ("screened", "full"):
         raise ValueError(f"unknown path {path!r}; choose screened or full")
@@ -157,7 +162,7 @@ def read_plan(
         n_items=N_ITEMS,
         k=k,
         m=m,
-        n_spared=min(N_SPARED, passages) if path == "full" and set(sets) == {"all tokens"} else 0,
+        n_excluding_sinks=min(N_EXCLUDING_SINKS, passages) if path == "full" and set(sets) == {"all tokens"} else 0,
         masked_at=sets[0],
         counted_at=sets[1],
     )
@@ -183,8 +188,8 @@ def check_dimensions(dimensions: Sequence[int], d_model: int) -> None:
         raise ValueError(f"dimension {wrong[0]} is out of range; this model has 0 to {d_model - 1}")
 
 
-def read_items(exam: str, settings: "Settings") -> list["ChoiceItem"]:
-    """The exam items asked for; raises where there is no exam for the model."""
+def read_questions(exam: str, settings: "Settings") -> list["ChoiceItem"]:
+    """The questions asked for, before the model is loaded; raises where there is no exam for the model."""
     from workbench.study.settings import exam_items
     from workbench.tasks.loaders import load_questions
 
@@ -201,6 +206,16 @@ def read_items(exam: str, settings: "Settings") -> list["ChoiceItem"]:
     return items
 
 
+def exam_of(model: "HookedModel", exam: str, questions: Sequence["ChoiceItem"]) -> list["ChoiceItem"]:
+    """The exam as it is put to a model: questions of a file in its chat format, built-in ones as they stand."""
+    from workbench.masking.measure import choice_items
+    from workbench.tasks.files import exam_task
+
+    if exam in ("none", "builtin"):
+        return list(questions)
+    return choice_items(exam_task(model, questions, "").item_set.items)
+
+
 def check_folder(out: Path) -> Path:
     """Raise unless `out` is free or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -213,17 +228,18 @@ def check_folder(out: Path) -> Path:
 
 @dataclass(frozen=True)
 class Work:
-    """The model and the passages, the modes asked for, and how much is to be done."""
+    """The model, the passages and the exam, the modes asked for, and how much is to be done."""
 
     model: "HookedModel"
     prompts: Sequence["Prompt"]
+    items: Sequence["ChoiceItem"]
     modes: tuple["MaskMode", ...]
     plan: "CriticalityPlan"
     settings: "Settings"
 
 
 def _title(plan: "CriticalityPlan") -> str:
-    title = "Rise of token loss on test (nats per token)"
+    title = "Increase of token loss on test (nats per token)"
     if plan.masked_at == plan.counted_at == "all tokens":
         return title
     return f"{title}; masked at {plan.masked_at}, losses of what is predicted at {plan.counted_at}"
@@ -232,80 +248,98 @@ def _title(plan: "CriticalityPlan") -> str:
 def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) -> Found:
     import pandas as pd
 
-    from workbench.masking.experiment import sample_prompts
-    from workbench.masking.measure import mask_dimensions
-    from workbench.records import save_masking
+    from workbench.dimensions.masking import choice_frame
+    from workbench.masking.experiment import exam_passages, sample_prompts
+    from workbench.masking.measure import mask_choices, mask_dimensions
+    from workbench.records import save_choice_masking, save_masking
 
     reference = sample_prompts(work.prompts, "identify", work.plan.n_identify)
     test = sample_prompts(work.prompts, "test", work.plan.n_test)
-    say(_estimate(work, float(len(work.modes) * len(test) * (1 + len(dimensions)))))
-    results = {
-        mode: mask_dimensions(
+    items = _test_items(work)
+    say(_estimate(work, {"masked": len(work.modes) * (1 + len(dimensions)) * (len(test) + exam_passages(items))}))
+    options: dict[str, Any] = {"reference": reference, "seed": work.settings.seed}
+    losses, exams = {}, {}
+    for mode in work.modes:
+        losses[mode] = mask_dimensions(
             work.model,
             test,
             dimensions,
             mode=mode,
             masked_at=work.plan.masked_at,
             counted_at=work.plan.counted_at,
-            reference=reference,
-            seed=work.settings.seed,
             truncate=work.settings.truncate,
             progress=lambda done, total, mode=mode: stage(f"mask {mode}", done, total),
+            **options,
         )
-        for mode in work.modes
-    }
-    table = pd.DataFrame([row for result in results.values() for row in chosen_rows(result)])
+        if items:
+            bar = lambda done, total, mode=mode: stage(f"exam {mode}", done, total)  # noqa: E731
+            exams[mode] = mask_choices(work.model, items, dimensions, mode=mode, progress=bar, **options)
+    tables = {_title(work.plan): pd.DataFrame([row for result in losses.values() for row in chosen_rows(result)])}
+    if exams:
+        frames = [choice_frame(result).assign(masked_to=mode) for mode, result in exams.items()]
+        tables[EXAM_TITLE] = pd.concat(frames, ignore_index=True)
 
     def save(folder: Path) -> None:
-        table.to_csv(folder / "drops.csv", index=False)
-        for mode, result in results.items():
+        for name, table in zip(("loss_increases", "exam"), tables.values(), strict=False):
+            table.to_csv(folder / f"{name}.csv", index=False)
+        for mode, result in losses.items():
             save_masking(result, folder / f"test-{mode}.safetensors")
+        for mode, result in exams.items():
+            save_choice_masking(result, folder / f"exam-{mode}.safetensors")
 
-    return {_title(work.plan): table}, save
+    return tables, save
+
+
+def _test_items(work: Work) -> list["ChoiceItem"]:
+    """The first items of *test* of every subject."""
+    from workbench.masking.experiment import sample_items
+
+    return sample_items(work.items, dict.fromkeys(item.domain for item in work.items), work.plan.n_items)
 
 
 def chosen_rows(result: "MaskingResult") -> list[dict[str, str | int | float]]:
-    """One row per domain and dimension: the mean rise over passages with its 95 % Student interval."""
+    """One row per domain and dimension: the mean loss increase over passages with its 95 % Student interval."""
     import numpy as np
 
-    from workbench.dimensions.loss_increases import masked_domains, mean_interval
+    from workbench.dimensions.masking import masked_domains, mean_interval
 
     rows: list[dict[str, str | int | float]] = []
     for domain in masked_domains(result):
-        own = np.array(result.domains) == domain
+        of_domain = np.array(result.domains) == domain
         for index, dimension in enumerate(result.dimensions):
-            rise, low, high = mean_interval(result.loss_increase[index, own])
+            mean, low, high = mean_interval(result.loss_increase[index, of_domain])
             head = {"masked_to": result.mode, "domain": domain, "dimension": dimension}
-            rows.append(head | {"rise": rise, "low": low, "high": high, "n": int(own.sum())})
+            rows.append(head | {"loss_increase": mean, "low": low, "high": high, "n": int(of_domain.sum())})
     return rows
 
 
-def _experiment(work: Work, items: Sequence["ChoiceItem"], stage: Stage, say: Say) -> Found:
+def _experiment(work: Work, stage: Stage, say: Say) -> Found:
     import pandas as pd
 
-    from workbench.dimensions.masking_records import save_criticality
-    from workbench.dimensions.masking_tables import criticality_tables, drop_table, exam_summary
+    from workbench.costs import masking_passages
     from workbench.masking.experiment import measure_criticality, planned_costs
+    from workbench.masking.tables import criticality_tables, exam_summary, loss_increase_table, save_criticality
 
     known = {prompt.domain for prompt in work.prompts}
-    if items and not known & {item.domain for item in items}:
+    if work.items and not known & {item.domain for item in work.items}:
         raise ValueError(
-            f"the exam has no item of the domains {', '.join(sorted(known))}; name a file whose subjects are these"
+            f"the exam has no item of the domains {', '.join(sorted(known))}; name a file whose subjects are these, or "
+            "the dimensions to mask with --dimensions"
         )
-    say(_estimate(work, sum(planned_costs(work.plan, work.prompts, items, work.model.d_model).values())))
+    say(_estimate(work, masking_passages(planned_costs(work.plan, work.prompts, work.items, work.model.d_model))))
     result = measure_criticality(
         work.model,
         work.prompts,
-        items,
+        work.items,
         plan=work.plan,
         seed=work.settings.seed,
         truncate=work.settings.truncate,
         progress=lambda done, total: stage("masking", done, total),
     )
-    tables = {_title(work.plan): drop_table(result)}
+    tables = {_title(work.plan): loss_increase_table(result)}
     exam = pd.DataFrame(exam_summary(result))
     if not exam.empty:
-        tables["Exam items of test, all domains together (fractions; log-odds in nats)"] = exam
+        tables[EXAM_TITLE] = exam
 
     def save(folder: Path) -> None:
         save_criticality(result, folder / "records")
@@ -315,10 +349,98 @@ def _experiment(work: Work, items: Sequence["ChoiceItem"], stage: Stage, say: Sa
     return tables, save
 
 
-def _estimate(work: Work, n_passes: float) -> str:
-    """Forward passes and, from a timed batch, about how long they take."""
-    from workbench.costs import seconds_per_passage
+def _estimate(work: Work, passages: Mapping["PassKind", float]) -> str:
+    """Forward passes and, from timed ones, about how long they take."""
+    from workbench.cli.compare import duration
+    from workbench.costs import seconds_of
 
-    seconds = n_passes * seconds_per_passage(work.model, work.prompts, truncate=work.settings.truncate)
-    minutes, rest = divmod(round(seconds), 60)
-    return f"estimate: at most {n_passes:,.0f} forward passes, about {minutes} min {rest} s; Ctrl-C leaves nothing"
+    seconds = seconds_of(work.model, work.prompts, passages, truncate=work.settings.truncate)
+    n_passes = sum(passages.values())
+    return (
+        f"estimate: at most {n_passes:,.0f} forward passes, about {duration(seconds)}; nothing is written on interrupt"
+    )
+
+
+# --- the exam of a specification --------------------------------------------------------------------------------------
+
+
+def mask_exam(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file, such as specs/gemma-2-2b-it-masking.toml.")],
+    model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
+    data: Annotated[str, typer.Option("--data", help="Instead of the questions of SPEC: a file, or hf:...")] = "",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print passes, memory and time only; no weights needed.")
+    ] = False,
+    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
+) -> None:
+    """Mask dimensions one by one and measure the accuracy on an exam, with time and memory printed first."""
+    from workbench.cli.compare import overridden_model, print_cost
+    from workbench.cli.output import no_other_bars, progress_bars
+    from workbench.comparison.api import open_model
+    from workbench.comparison.plan import shape_of
+    from workbench.comparison.spec import read_masking_spec
+    from workbench.comparison.store import check_folder, open_store
+    from workbench.masking.exam import measure_masked_exam, n_questions
+    from workbench.records import write_whole
+    from workbench.tasks.files import exam_task
+    from workbench.tasks.loaders import load_questions
+
+    read = read_masking_spec(spec)
+    source = overridden_model(read.model, model, device, dtype, download)
+    chosen = replace(read, model=source, data=data or read.data)
+    folder = out or Path("runs") / f"mask-exam-{chosen.name}"
+    if not plan:
+        check_folder(folder, chosen)
+    shape = shape_of(source)
+    n_subjects = len(chosen.subjects) or N_SUBJECTS
+    sizes: dict[str, Any] = {name: getattr(chosen, name) for name in ("n_candidates", "n_identify", "n_test")}
+    n_masked = len(chosen.ranks) + len(chosen.dimensions) + chosen.n_random
+    passes = n_questions(shape.hidden_size, n_subjects, n_masked=n_masked, **sizes)
+    typer.echo(f"plan: {passes:,} questions in {n_subjects} subjects, masked and unmasked")
+    print_cost(source, shape, float(passes * chosen.n_positions))
+    if plan:
+        return
+    no_other_bars()
+    loaded = open_model(source)
+    questions = load_questions(
+        chosen.data, subjects=chosen.subjects or None, seed=chosen.seed, allow_download=source.download
+    )
+    tasks = {subject: exam_task(loaded, questions, subject) for subject in dict.fromkeys(q.domain for q in questions)}
+    sizes |= {"ranks": chosen.ranks, "dimensions": chosen.dimensions, "n_random": chosen.n_random, "seed": chosen.seed}
+    open_store(folder, chosen, loaded.fingerprint)
+    finished = _finished(folder / "subjects")
+    with progress_bars() as (stage, _):
+
+        def keep(subject: str, rows: "list[MaskedAccuracy]") -> None:
+            finished[subject] = rows
+            name = "".join(sign if sign.isalnum() else "_" for sign in subject)
+            write_whole(folder / "subjects" / f"{name}.json", json.dumps([asdict(row) for row in rows]))
+            stage("subjects", len(finished), len(tasks))
+
+        rows = measure_masked_exam(loaded, tasks, finished=dict(finished), on_subject=keep, **sizes)
+    _report(rows, folder, chosen.seed)
+
+
+def _finished(folder: Path) -> "dict[str, list[MaskedAccuracy]]":
+    """The rows of the subjects that a run folder holds: one file each, written whole or not at all."""
+    from workbench.masking.exam import MaskedAccuracy
+
+    folder.mkdir(exist_ok=True)
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {rows[0]["subject"]: [MaskedAccuracy(**row) for row in rows] for rows in files}
+
+
+def _report(rows: "Sequence[MaskedAccuracy]", folder: Path, seed: int) -> None:
+    """Write the rows of every subject and their summary, and print the summary."""
+    import pandas as pd
+
+    from workbench.masking.exam import masked_exam_table
+
+    pd.DataFrame([asdict(row) for row in rows]).to_csv(folder / "subjects.csv", index=False)
+    table = masked_exam_table(rows, seed=seed)
+    table.to_csv(folder / "table.csv", index=False)
+    _print({"Accuracy with one dimension masked, means over subjects": table})
+    typer.echo(f"\ntables: {folder}")

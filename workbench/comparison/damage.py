@@ -1,10 +1,11 @@
-"""What steering breaks: several measures, because each alone is blind to something.
+"""What steering breaks: several measures, because each alone is blind to something, and their table.
 
 KL on neutral text does not see endless loops, repetition does not see nonsense, the loss under the unsteered model
 does not see loops (they are likely), length does not see any of it. Measures of text are functions of the tokens and
 can be checked by hand; those that need the model say so.
 """
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.interventions import Scope, Where
+from workbench.comparison.plan import N_OFF_TARGET_ITEMS, N_PREFIXES, arm_order, role_of
+from workbench.comparison.store import CellKey
+from workbench.interventions import UNSTEERED, Scope, Where
 from workbench.models import HookedModel
-from workbench.records import Split
-from workbench.tasks.base import Scores, Task, TaskError, score_parts
-from workbench.tasks.metrics import PLAIN, NeutralText, Part, is_repetitive
+from workbench.records import BudgetKind, CellResult, Damage, ScoreResult
+from workbench.statistics import Interval, paired_interval
+from workbench.tasks.base import Metric, Scores, Task, TaskError, score_parts
+from workbench.tasks.metrics import PLAIN, Part, is_repetitive
 from workbench.tasks.scoring import continued_losses
 
-N_OPENINGS = 4  # neutral texts that every arm continues where its task writes nothing
-N_OPENING_WORDS = 8
-N_WRITTEN = 16  # tokens of every continuation
-N_OTHERS = 6  # other domains that a domain's task is scored on
-N_ELSEWHERE = 4  # items of each of them
+N_PREFIX_WORDS = 8
+OFF_TARGET = " on other domains"
 Values = dict[str, dict[str, float]]  # measure -> what was measured (a subject, a passage) -> value
 
 
@@ -49,9 +50,9 @@ MEASURES = (
 )
 
 
-def openings(texts: Sequence[str]) -> tuple[str, ...]:
+def prefixes(texts: Sequence[str]) -> tuple[str, ...]:
     """The first words of the first few texts, for every arm to continue."""
-    return tuple(" ".join(text.split()[:N_OPENING_WORDS]) for text in texts[:N_OPENINGS])
+    return tuple(" ".join(text.split()[:N_PREFIX_WORDS]) for text in texts[:N_PREFIXES])
 
 
 def by_unit(values: Sequence[float] | Float64[np.ndarray, "text"], units: Sequence[str]) -> dict[str, float]:
@@ -104,20 +105,6 @@ class TextDamage:
     loss: Float64[np.ndarray, "text"]
     distinct: float
 
-    def means(self) -> dict[str, float]:
-        """Mean of every measure over the texts that have it."""
-        arrays = {
-            "repetition": self.repetition,
-            "loops": self.loops,
-            "compression ratio": self.compression,
-            "tokens": self.n_tokens,
-            "loss under the unsteered model": self.loss,
-        }
-        means = {
-            name: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan for name, values in arrays.items()
-        }
-        return means | {"distinct bigrams": self.distinct}
-
     def by_unit(self, units: Sequence[str]) -> Values:
         """Every measure averaged over the texts of a unit, and the distinct bigrams of all texts."""
         found = {
@@ -150,56 +137,80 @@ def text_damage(model: HookedModel, prompts: Sequence[str], written: Sequence[Se
     )
 
 
-@dataclass(frozen=True, eq=False)
-class NeutralDamage:
-    """Damage on neutral passages, one value per passage: KL in nats per token, share of tokens with the same top-1."""
-
-    kl: Float64[np.ndarray, "passage"]
-    agreement: Float64[np.ndarray, "passage"]
-
-
-def neutral_damage(
-    model: HookedModel,
-    texts: Sequence[str],
-    parts: Sequence[Part],
-    scope: Scope | Where = "all_but_first",
-    *,
-    n_tokens: int = 32,
-) -> list[NeutralDamage]:
-    """KL(unsteered || steered) and top-1 agreement with the unsteered model on the same text, for every part.
-
-    Both are means over the predictions at every real token; `parts` are steerings with their strengths.
-    """
-    kl, agreement = NeutralText(model, texts, n_tokens=n_tokens).by_passage(parts, scope)
-    return [NeutralDamage(*values) for values in zip(kl, agreement, strict=True)]
-
-
-def elsewhere(
-    model: HookedModel,
-    tasks: Sequence[Task],
-    split: Split,
-    parts: Sequence[Part] = PLAIN,
-    scope: Scope | Where = "all",
-    *,
-    n: int | None = None,
-    seed: int = 0,
+def off_target_scores(
+    model: HookedModel, tasks: Sequence[Task], parts: Sequence[Part] = PLAIN, scope: Scope | Where = "all", *, seed: int
 ) -> list[dict[str, Scores]]:
-    """Scores on the other domains' tasks under every part, by the name of the task.
-
-    The names of items say which belong together. Raises for tasks of the same name.
-    """
+    """Scores of a few *test* items of other domains' tasks under every part, by the name of the task."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise TaskError("two of the other tasks have the same name; pass each task once")
-    rows = [score_parts(task, model, split, parts, scope, n=n, seed=seed) for task in tasks]
+    rows = [score_parts(task, model, "test", parts, scope, n=N_OFF_TARGET_ITEMS, seed=seed) for task in tasks]
     return [{name: row[index] for name, row in zip(names, rows, strict=True)} for index in range(len(parts))]
 
 
-def elsewhere_values(found: Mapping[str, Scores], tasks: Sequence[Task]) -> Values:
+def off_target_values(found: Mapping[str, Scores], tasks: Sequence[Task]) -> Values:
     """The first metric of every other task, all of one kind, averaged over the items of a subject."""
     values: Values = {}
     for task in tasks:
         scores, metric = found[task.name], task.metrics[0].name
         units = [f"{task.name}/{subject}" for subject in scores.subjects]
-        values.setdefault(f"{metric} elsewhere", {}).update(by_unit(scores.values[metric], units))
+        values.setdefault(f"{metric}{OFF_TARGET}", {}).update(by_unit(scores.values[metric], units))
     return values
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def damage_table(
+    cells: Mapping[CellKey, CellResult], tasks: Sequence[tuple[str, Metric]], *, seed: int = 0
+) -> list[Damage]:
+    """What every arm breaks at its budget, beside the unsteered model: one record per task, arm, budget and measure.
+
+    `tasks` are names with their first metric. Units are passages for neutral text, subjects for texts of the task and
+    for items of other domains, and prefixes where the task generates nothing. Draws and seeds are averaged.
+    """
+    found = []
+    for task, metric in tasks:
+        groups: dict[tuple[str, BudgetKind, float], list[Mapping[str, Mapping[str, float]]]] = {}
+        for key, result in cells.items():
+            if key.task == task and isinstance(result, ScoreResult) and result.is_measured:
+                groups.setdefault((key.arm, key.budget, key.level), []).append(result.damage)
+        base = groups.pop((UNSTEERED, "none", 0.0), [])
+        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], arm_order(group[0]))):
+            own = groups[arm, budget, level]
+            for measure in _measures(own, metric):
+                means = _means(own, measure.name), _means(base, measure.name)
+                head = (task, arm, role_of(arm), budget, level, measure.name, measure.unit, measure.worse)
+                found.append(Damage(*head, *_paired(*means, seed)))
+    return found
+
+
+def _measures(found: Sequence[Mapping[str, Mapping[str, float]]], metric: Metric) -> list[Measure]:
+    """The measures that there are, in the order in which they are always shown."""
+    present = {name for values in found for name in values}
+    off_target = Measure(f"{metric.name}{OFF_TARGET}", metric.unit, "down" if metric.higher_is_better else "up")
+    return [measure for measure in (*MEASURES, off_target) if measure.name in present]
+
+
+def _means(found: Sequence[Mapping[str, Mapping[str, float]]], measure: str) -> dict[str, float]:
+    """The measure of every unit, averaged over draws and seeds."""
+    gathered: dict[str, list[float]] = {}
+    for values in found:
+        for unit, value in values.get(measure, {}).items():
+            if math.isfinite(value):
+                gathered.setdefault(unit, []).append(value)
+    return {unit: float(np.mean(values)) for unit, values in gathered.items()}
+
+
+def _paired(
+    own: Mapping[str, float], base: Mapping[str, float], seed: int
+) -> tuple[float, float, float, float, float, int]:
+    """Mean, mean of the unsteered model, and the paired difference with its interval and number of pairs."""
+    shared = [unit for unit in own if unit in base]
+    differences = np.array([own[unit] - base[unit] for unit in shared])
+    mean = float(differences.mean()) if shared else math.nan
+    found = Interval(mean, math.nan, math.nan, len(shared))
+    if len(shared) > 1:
+        found = paired_interval(differences, seed=seed)
+    value, before = (float(np.mean(list(part.values()))) if part else math.nan for part in (own, base))
+    return value, before, found.mean, found.low, found.high, found.n

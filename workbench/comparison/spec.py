@@ -128,10 +128,10 @@ class SizeSpec:
 
 @checked(SpecError)
 class Spec:
-    """A comparison: methods and tasks, budgets, sizes and seeds.
+    """A comparison: methods and tasks, budgets, sizes and seeds. `k` coordinates are chosen where they are counted.
 
-    `k` is the number of coordinates that every method chooses which counts them. `scope` is where all arms edit, the
-    same tokens for a fair comparison; "own" leaves every method its own.
+    `scope` is where all arms edit; "own" leaves every method its own. `controls` are run beside the methods, all of
+    them by default; the unsteered model always is.
     """
 
     name: Name
@@ -143,6 +143,7 @@ class Spec:
     seeds: Annotated[tuple[Index, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
     scope: Where | Literal["own"] = "all_but_first"
+    controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:
         twice = [task.kind for task in self.tasks if self.tasks.count(task) > 1]
@@ -157,8 +158,15 @@ class Spec:
     def quick(self) -> "Spec":
         """The same comparison with one KL level, two layers, fewer items and no curves; still five random draws."""
         level = self.budgets.kl[len(self.budgets.kl) // 2] if self.budgets.kl else self.budgets.at_kl
-        most = {"n_neutral": 4, "n_tune": 6, "n_test": 12, "n_fit": 24, "n_layers": 2}
-        most |= {"n_optimisation_prompts": 6, "n_optimisation_steps": 12}
+        most = {
+            "n_neutral": 4,
+            "n_tune": 6,
+            "n_test": 12,
+            "n_fit": 24,
+            "n_optimisation_prompts": 6,
+            "n_optimisation_steps": 12,
+            "n_layers": 2,
+        }
         fewer = {name: min(count, getattr(self.sizes, name)) for name, count in most.items()}
         sizes = dataclasses.replace(self.sizes, **fewer, layers=(), n_drawn=1, curves=False)
         budgets = dataclasses.replace(self.budgets, kl=(level,), edit=(), coordinates=())
@@ -182,8 +190,8 @@ def left_out(whole: Spec, quick: Spec) -> str:
         "n_test": "test items",
         "n_fit": "texts fitted on",
         "n_neutral": "neutral passages",
-        "n_optimisation_prompts": "prompts of learned scaling",
-        "n_optimisation_steps": "steps of learned scaling",
+        "n_optimisation_prompts": "prompts per dial",
+        "n_optimisation_steps": "steps per dial",
         "n_drawn": "draws of noise and of shuffled labels",
     }
     counts = {name: (getattr(quick.sizes, name), getattr(whole.sizes, name)) for name in words}

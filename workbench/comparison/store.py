@@ -1,26 +1,32 @@
-"""The cells of a comparison: one JSON file each, so that an interrupted run goes on where it stopped.
+"""The cells of a comparison: one JSON file each, so that an interrupted run resumes.
 
 RUN/run.json                               which specification and which weights the folder belongs to
 RUN/cells/TASK/ARM-DRAW/STAGE-....json     one finished cell, written whole or not at all
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.comparison.spec import MaskingSpec, Spec, SpecError
-from workbench.records import BudgetKind, write_whole
+from workbench.records import BudgetKind, CellResult, CurveResult, ScoreResult, SearchResult, to_plain, write_whole
 
 Stage = Literal["search", "test", "curve"]
+KINDS: Mapping[Stage, type[CellResult]] = {"search": SearchResult, "test": ScoreResult, "curve": CurveResult}
 HEADER = "run.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class CellError(ValueError):
-    """A results folder belongs to something else, holds a cell twice, or a damaged one."""
+    """A results folder belongs to something else, holds a cell twice or a damaged one, or a cell cannot be measured."""
+
+
+class CellFailedError(RuntimeError):
+    """An error that is not about what the user gave ended a run; the message names the cell."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,34 +59,38 @@ class CellStore:
     def __contains__(self, key: CellKey) -> bool:
         return (self.folder / "cells" / key.path).is_file()
 
-    def read(self, key: CellKey) -> Mapping[str, Any]:
-        """The results of one cell; raises `CellError` where the file holds another."""
-        found, results = _read(self.folder / "cells" / key.path)
+    def search(self, key: CellKey) -> SearchResult:
+        """The results of a cell of the stage *search*."""
+        result = self.read(key)
+        assert isinstance(result, SearchResult)
+        return result
+
+    def read(self, key: CellKey) -> CellResult:
+        """The results of one cell; raises `CellError` where the file is damaged or holds another cell."""
+        found, result = _read(self.folder / "cells" / key.path)
         if found != key:
             raise CellError(
                 f"{self.folder / 'cells' / key.path} holds the cell {found}; remove it, it is written again"
             )
-        return results
+        return result
 
-    def write(self, key: CellKey, results: Mapping[str, Any]) -> None:
+    def write(self, key: CellKey, result: CellResult) -> None:
         """Write one cell; it appears complete or not at all."""
+        assert isinstance(result, KINDS[key.stage])
         path = self.folder / "cells" / key.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"format": FORMAT, "key": asdict(key), "results": results}))
+        write_whole(path, json.dumps({"format": FORMAT, "key": to_plain(key), "result": to_plain(result)}))
 
-    def all(self) -> dict[CellKey, Mapping[str, Any]]:
+    def all(self) -> dict[CellKey, CellResult]:
         """Every finished cell; raises `CellError` where two files hold the same one."""
-        cells: dict[CellKey, Mapping[str, Any]] = {}
+        cells: dict[CellKey, CellResult] = {}
         home: dict[CellKey, Path] = {}
-        for path in self._files():
-            key, results = _read(path)
+        for path in sorted((self.folder / "cells").rglob("*.json")):
+            key, result = _read(path)
             if key in cells:
                 raise CellError(f"{home[key]} and {path} hold the same cell; remove one of them")
-            cells[key], home[key] = results, path
+            cells[key], home[key] = result, path
         return cells
-
-    def _files(self) -> Iterator[Path]:
-        yield from sorted((self.folder / "cells").rglob("*.json"))
 
 
 def check_folder(folder: Path, spec: Spec | MaskingSpec, fingerprint: str = "") -> bool:
@@ -128,11 +138,26 @@ def check_distinct(keys: list[CellKey]) -> None:
         seen[key.path] = key
 
 
-def _read(path: Path) -> tuple[CellKey, Mapping[str, Any]]:
+def _read(path: Path) -> tuple[CellKey, CellResult]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise CellError(f"{path} has format {content['format']}, this version reads {FORMAT}")
-        return CellKey(**content["key"]), content["results"]
+            raise CellError(f"{path} has format {content['format']}, this version reads {FORMAT}; remove it")
+        key = _record(CellKey, content["key"])
+        return key, _record(KINDS[key.stage], content["result"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CellError(f"{path} is damaged ({error}); remove it, it is written again") from error
+
+
+def _record(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A record from its plain fields, all of them and no others."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    if set(values) != names:
+        raise KeyError(f"fields {sorted(names ^ set(values))} of {kind.__name__} are missing or unknown")
+    return kind(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

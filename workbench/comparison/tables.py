@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,20 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
+from workbench.comparison.damage import damage_table
 from workbench.comparison.store import CellKey
 from workbench.interventions import PROMPT_ONLY, UNSTEERED, arm_named, arm_rank
-from workbench.records import BudgetKind, Contrast, StrengthCurve
+from workbench.records import (
+    BudgetKind,
+    CellResult,
+    Contrast,
+    CurveResult,
+    Damage,
+    ScoreResult,
+    SearchResult,
+    StrengthCurve,
+    save_table,
+)
 from workbench.statistics import (
     Interval,
     benjamini_hochberg,
@@ -29,7 +41,7 @@ from workbench.statistics import (
 )
 from workbench.tasks.base import Metric
 
-Cells = Mapping[CellKey, Mapping[str, Any]]
+Cells = Mapping[CellKey, CellResult]
 # What methods are compared with, beside unsteered.
 RIVALS = ("caa", "whole-dimension", "sadi-heads", "sadi-mlp", "random-k", PROMPT_ONLY)
 NAN = math.nan
@@ -52,23 +64,31 @@ class _Entry:
     arm: str
     budget: BudgetKind
     level: float
-    cells: Cells
+    cells: Mapping[CellKey, ScoreResult]
 
 
-def contrasts(cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0) -> list[Contrast]:
-    """Every arm at every budget on every metric, against unsteered and, for methods, against `RIVALS`."""
+def contrasts(
+    cells: Cells, tasks: Sequence[TaskTable], *, seed: int = 0, rivals: Mapping[str, Sequence[str]] | None = None
+) -> list[Contrast]:
+    """Every arm at every budget on every metric, against unsteered and against its rivals.
+
+    `rivals` names them by arm; by default every method is compared with `RIVALS`.
+    """
     found = []
     for entry in _entries(cells, tasks):
         base = _entry(cells, entry.task, UNSTEERED, "none", 0.0)
         for index, metric in enumerate(entry.task.metrics):
             found.append(_contrast(entry, base, metric, seed, is_primary=index == 0))
-            if arm_named(entry.arm).role == "method":
-                for rival in RIVALS:
-                    same = (entry.budget, entry.level) if rival != PROMPT_ONLY else ("none", 0.0)
-                    other = _entry(cells, entry.task, rival, *same)
-                    if rival != entry.arm and other.cells:
-                        found.append(_contrast(entry, other, metric, seed, is_primary=index == 0))
+            for rival in _rivals(entry.arm) if rivals is None else rivals.get(entry.arm, ()):
+                same = (entry.budget, entry.level) if rival != PROMPT_ONLY else ("none", 0.0)
+                other = _entry(cells, entry.task, rival, *same)
+                if rival != entry.arm and other.cells:
+                    found.append(_contrast(entry, other, metric, seed, is_primary=index == 0))
     return _with_verdicts(found)
+
+
+def _rivals(arm: str) -> tuple[str, ...]:
+    return RIVALS if arm_named(arm).role == "method" else ()
 
 
 def record_frame(kind: type[Any], records: Sequence[Any]) -> pd.DataFrame:
@@ -144,37 +164,98 @@ def curves(cells: Cells, tasks: Sequence[TaskTable], *, limit: float) -> list[St
     """The strength curves of a run, one per task and arm that could be run."""
     found = []
     for task in tasks:
-        for key, results in cells.items():
-            if key.task == task.name and key.stage == "curve":
-                found.append(_curve(task, key, results, limit))
+        for key, result in cells.items():
+            if key.task == task.name and isinstance(result, CurveResult):
+                found.append(_curve(task, key, result, limit))
     return sorted(found, key=lambda one: (one.task, arm_rank(one.arm)))
 
 
-def _curve(task: TaskTable, key: CellKey, results: Mapping[str, Any], limit: float) -> StrengthCurve:
-    points = results.get("points", [])
-    columns = [tuple(column) for column in zip(*points, strict=True)] if points else [()] * 5
-    strengths, kl, effect, low, high = columns
+def _curve(task: TaskTable, key: CellKey, result: CurveResult, limit: float) -> StrengthCurve:
     metric = task.metrics[0]
     return StrengthCurve(
         task=task.name,
         domain=task.domain,
         arm=key.arm,
-        setting=results.get("setting", ""),
+        setting=result.setting,
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
-        strengths=strengths,
-        effect=effect,
-        effect_low=low,
-        effect_high=high,
-        kl=kl,
-        in_norms=tuple(strength * results["norms_per_strength"] for strength in strengths),
+        strengths=result.strengths,
+        effect=result.effect,
+        effect_low=result.effect_low,
+        effect_high=result.effect_high,
+        kl=result.kl,
+        in_norms=tuple(strength * result.norms_per_strength for strength in result.strengths),
         limit=limit,
-        low=results.get("low", NAN),
-        high=results.get("high", NAN),
-        n_evaluations=results.get("n_evaluations", 0),
-        note=results["note"],
+        low=result.low,
+        high=result.high,
+        n_evaluations=result.n_evaluations,
+        note=result.note,
     )
+
+
+def settings_frame(cells: Cells) -> pd.DataFrame:
+    """Every setting that was searched: strength, KL, size of the edit, score on *tune*."""
+    names = ("strength", "kl", "is_reached", "in_norms", "in_sds", "n_coordinates", "tune", "note")
+    keys = ("task", "arm", "draw", "setting", "budget", "level", "seed")
+    rows = [
+        [*(getattr(key, name) for name in keys), *(getattr(result, name) for name in names)]
+        for key, result in sorted(cells.items(), key=lambda cell: cell[0])
+        if isinstance(result, SearchResult)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index([*keys, *names]))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The tables of a comparison; `frames` holds them by name, ready to be written as CSV."""
+
+    contrasts: tuple[Contrast, ...]
+    curves: tuple[StrengthCurve, ...]
+    frames: dict[str, pd.DataFrame]
+    damages: tuple[Damage, ...] = ()
+
+
+def tabulate(
+    cells: Cells,
+    tasks: Sequence[TaskTable],
+    matrix: Mapping[str, Mapping[str, str]],
+    *,
+    seed: int,
+    kl_limit: float,
+    rivals: Mapping[str, Sequence[str]] | None = None,
+) -> Outcomes:
+    """All tables of some cells; `matrix[task][arm]` says why an arm does not run, `rivals` is as in `contrasts`."""
+    found = contrasts(cells, tasks, seed=seed, rivals=rivals)
+    broken = damage_table(cells, [(task.name, task.metrics[0]) for task in tasks], seed=seed)
+    drawn = curves(cells, tasks, limit=kl_limit)
+    rows = [(task, arm, reason or "runs") for task, reasons in matrix.items() for arm, reason in reasons.items()]
+    bands = [(one.task, one.arm, one.setting, one.low, one.high, one.n_evaluations, one.note) for one in drawn]
+    frames = {
+        "contrasts": record_frame(Contrast, found),
+        "domains": domain_counts(found),
+        "fronts": fronts(found),
+        "damage": record_frame(Damage, broken),
+        "bands": pd.DataFrame(
+            bands, columns=pd.Index(["task", "arm", "setting", "low", "high", "n_evaluations", "note"])
+        ),
+        "applicability": pd.DataFrame(rows, columns=pd.Index(["task", "arm", "status"])),
+        "settings": settings_frame(cells),
+    }
+    return Outcomes(tuple(found), tuple(drawn), frames, tuple(broken))
+
+
+def write_tables(outcomes: Outcomes, folder: Path) -> None:
+    """Write every table as CSV, and the records that figures are drawn from."""
+    tables = folder / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for name, frame in outcomes.frames.items():
+        temporary = tables / f"{name}.tmp"
+        frame.to_csv(temporary, index=False)
+        temporary.replace(tables / f"{name}.csv")
+    save_table(list(outcomes.contrasts), folder / "contrasts.json")
+    save_table(list(outcomes.curves), folder / "curves.json")
+    save_table(list(outcomes.damages), folder / "damage.json")
 
 
 # --- pairing ----------------------------------------------------------------------------------------------------------
@@ -193,9 +274,10 @@ def _entries(cells: Cells, tasks: Sequence[TaskTable]) -> list[_Entry]:
 
 def _entry(cells: Cells, task: TaskTable, arm: str, budget: BudgetKind, level: float) -> _Entry:
     own = {
-        key: results
-        for key, results in cells.items()
-        if (key.task, key.arm, key.stage, key.budget, key.level) == (task.name, arm, "test", budget, level)
+        key: result
+        for key, result in cells.items()
+        if isinstance(result, ScoreResult)
+        and (key.task, key.arm, key.budget, key.level) == (task.name, arm, budget, level)
     }
     return _Entry(task, arm, budget, level, own)
 
@@ -203,16 +285,16 @@ def _entry(cells: Cells, task: TaskTable, arm: str, budget: BudgetKind, level: f
 def _contrast(entry: _Entry, other: _Entry, metric: Metric, seed: int, *, is_primary: bool) -> Contrast:
     differences, n_missing = _differences(entry, other, metric.name)
     interval, p, note = Interval(NAN, NAN, NAN, len(differences)), NAN, _note(entry)
-    if other.cells and not any("values" in results for results in other.cells.values()):
+    if other.cells and not any(result.is_measured for result in other.cells.values()):
         note = "; ".join(filter(None, [note, f"{other.arm} was not measured: {_note(other)}"]))
     if len(differences) >= 2:
         interval, p = paired_interval(differences, seed=seed), sign_flip_p(differences, seed=seed)
     elif len(differences) == 1:
         note = "; ".join(filter(None, ["a single subject gives no interval", note]))
-    ran = [results for results in entry.cells.values() if "values" in results]
-    settings = list(dict.fromkeys(results["setting"] for results in ran if "setting" in results))
+    ran = [result for result in entry.cells.values() if result.is_measured]
+    settings = list(dict.fromkeys(result.setting for result in ran if result.setting != "-"))
     means = {
-        name: float(np.mean([results[name] for results in ran])) if ran and name in ran[0] else NAN
+        name: float(np.mean([getattr(result, name) for result in ran])) if ran else NAN
         for name in ("strength", "in_norms", "in_sds", "kl")
     }
     return Contrast(
@@ -276,10 +358,10 @@ def _differences(entry: _Entry, other: _Entry, metric: str) -> tuple[Float64[np.
 def _by_subject(entry: _Entry, metric: str) -> dict[str, dict[tuple[str, int], float]]:
     """Score per subject and (item, seed), averaged over draws; NaN where any draw was not judged."""
     gathered: dict[str, dict[tuple[str, int], list[float]]] = {}
-    for key, results in entry.cells.items():
-        if "values" not in results:
+    for key, result in entry.cells.items():
+        if not result.is_measured:
             continue
-        columns = zip(results["names"], results["subjects"], results["values"][metric], strict=True)
+        columns = zip(result.names, result.subjects, result.values[metric], strict=True)
         for name, subject, value in columns:
             gathered.setdefault(subject, {}).setdefault((name, key.seed), []).append(value)
     return {
@@ -290,10 +372,9 @@ def _by_subject(entry: _Entry, metric: str) -> dict[str, dict[tuple[str, int], f
 def _note(entry: _Entry) -> str:
     """What a reader must know: draws averaged, budgets out of reach, arms that could not be fitted."""
     notes = []
-    ran = [results for results in entry.cells.values() if "values" in results]
+    ran = [result for result in entry.cells.values() if result.is_measured]
     if arm_named(entry.arm).is_drawn:
         notes.append(f"mean of {len(ran)} draw(s)")
-    if len(ran) < len(entry.cells) or not ran:
-        notes += [results["note"] for results in entry.cells.values() if "values" not in results]
-    notes += [results.get("note", "") for results in ran]
+    notes += [result.note for result in entry.cells.values() if not result.is_measured]
+    notes += [result.note for result in ran]
     return "; ".join(dict.fromkeys(filter(None, notes)))

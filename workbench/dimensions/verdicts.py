@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy.stats import rankdata
 
 from workbench.dimensions.criteria import split_domains
-from workbench.dimensions.loss_increases import domain_rise, masked_domains
+from workbench.dimensions.masking import domain_loss_increase, masked_domains
 from workbench.dimensions.massive import CRITERIA, MassiveCriterion, massive_dimensions
 from workbench.records import (
     VERDICTS,
@@ -313,7 +313,7 @@ def _costs(masking: Sequence[MaskingResult], mode: MaskMode) -> dict[tuple[str, 
                 any(d == domain and s == split for d, s in zip(result.domains, result.splits, strict=True))
                 for domain in masked_domains(result)
             ):
-                for domain, rise in zip(masked_domains(result), domain_rise(result, split), strict=True):
+                for domain, rise in zip(masked_domains(result), domain_loss_increase(result, split), strict=True):
                     pairs = zip(result.dimensions, rise.tolist(), strict=True)
                     costs |= {(domain, dimension): cost for dimension, cost in pairs if not np.isnan(cost)}
     return costs

@@ -118,7 +118,7 @@ def from_model(
     if prompts is None:
         longest = min(1500, model.context_length - 1)
         prompts = load_corpus(BUILTIN, seed=seed, limit=DOCUMENTS_PER_DOMAIN, max_characters=longest)
-    statistics, rows = collect(model, prompts, split="identify", progress=progress)
+    statistics, rows = collect(model, prompts, statistics_split="identify", progress=progress)
     dcds = [dcd for selection in SELECTIONS for dcd in find_dcds(rows, k=k, selection=selection)]
     if dimensions is None:
         read = list({(dcd.domain, dcd.dimension): dcd for dcd in dcds}.values())

@@ -27,7 +27,7 @@ from workbench.figures.style import (
 )
 
 MEAN, RANDOM = "mean", 0  # the row that averages the domains, and the rank of random dimensions
-DROP = "rise of token loss on test (nats per token)"
+DROP = "increase of token loss on test (nats per token)"
 NAMES = {
     "zero": "set to zero",
     "mean": "set to the mean of the position class",
@@ -38,7 +38,7 @@ NAMES = {
 def drop_figure(drops: pd.DataFrame) -> go.Figure:
     """What masking the dimension at each rank costs on held-out passages, one panel per way of masking.
 
-    `drops` has columns masked_to, ranked_by, domain, rank, dimension, drop, low, high; rank 0 are random dimensions.
+    `drops` has columns masked_to, ranked_by, domain, rank, dimension, loss_increase, low, high; rank 0 are random ones.
     Small marks are domains with the 95 % interval over their passages, the wide line is the mean of the domains. Only
     the ranking by zero masking is drawn.
     """
@@ -49,7 +49,7 @@ def drop_figure(drops: pd.DataFrame) -> go.Figure:
     figure, cells, height = panel_grid(
         [NAMES.get(str(mode), str(mode)) for mode in modes],
         x_title="rank of the masked dimension on identify",
-        y_title="rise of token loss<br>(nats per token)",
+        y_title="increase of token loss<br>(nats per token)",
         panel_height=300,
         n_columns=len(modes),
     )
@@ -74,7 +74,7 @@ def _rank_name(rank: int) -> str:
 
 
 def _drop_marks(own: pd.DataFrame, domain: str, index: int, ranks: Sequence[int], shift: float) -> go.Scatter:
-    drop, low, high = (floats(own, name) for name in ("drop", "low", "high"))
+    drop, low, high = (floats(own, name) for name in ("loss_increase", "low", "high"))
     return go.Scatter(
         x=[ranks.index(int(rank)) + shift for rank in own["rank"]],
         y=drop,
@@ -94,7 +94,7 @@ def _drop_marks(own: pd.DataFrame, domain: str, index: int, ranks: Sequence[int]
 def _drop_means(own: pd.DataFrame, ranks: Sequence[int]) -> go.Scatter:
     x: list[float | None] = []
     y: list[float | None] = []
-    for rank, drop in zip(own["rank"], own["drop"], strict=True):
+    for rank, drop in zip(own["rank"], own["loss_increase"], strict=True):
         place = ranks.index(int(rank))
         x += [place - 0.4, place + 0.4, None]
         y += [float(drop), float(drop), None]
@@ -114,17 +114,17 @@ def drop_caption(drops: pd.DataFrame, *, path: str) -> str:
     of_mean = where(where(drops, "ranked_by", "zero"), "domain", MEAN)
     means = {(row["masked_to"], int(row["rank"])): row for row in row_list(of_mean)}
     ranks = sorted(rank for mode, rank in means if mode == "zero" and rank != RANDOM)
-    costs = [f"rank {rank} {number(means['zero', rank]['drop'])}" for rank in ranks]
+    costs = [f"rank {rank} {number(means['zero', rank]['loss_increase'])}" for rank in ranks]
     first = means["zero", ranks[0]]
     parts = [
         f"Setting one dimension to zero costs, as a mean over the domains, {joined(costs)} nats per token on test "
         f"(rank {ranks[0]}: 95 % {number(first['low'])} to {number(first['high'])} over domains)."
     ]
     if ("zero", RANDOM) in means:
-        parts.append(f"Random dimensions cost {number(means['zero', RANDOM]['drop'])}.")
+        parts.append(f"Random dimensions cost {number(means['zero', RANDOM]['loss_increase'])}.")
     if ("mean", ranks[0]) in means:
-        left = means["mean", ranks[0]]["drop"]
-        share = left / first["drop"] if first["drop"] > 0 else math.nan
+        left = means["mean", ranks[0]]["loss_increase"]
+        share = left / first["loss_increase"] if first["loss_increase"] > 0 else math.nan
         kept = f", {share:.0%} of it" if math.isfinite(share) else ""
         meaning = ""
         if math.isfinite(share):

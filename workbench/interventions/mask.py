@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.activations import capture, stream
-from workbench.dimensions.loss_increases import POSITION_CLASSES, is_delimiter
+from workbench.dimensions.masking import POSITION_CLASSES, is_delimiter
 from workbench.dimensions.massive import MassiveCriterion, criterion_named
 from workbench.interventions.base import Steering, SteeringError, SteeringHandle, steer
 from workbench.interventions.stacked import RowVariants

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 
-from workbench.dimensions.masking_records import candidates_of
 from workbench.interventions import steer
 from workbench.interventions.mask import GatedMask, Replacement
 from workbench.masking.measure import MaskedPrompts, mask_dimensions, masked_prompts
+from workbench.masking.tables import candidates_of
 from workbench.models import HookedModel, ModelError
 from workbench.models.batches import BACKWARD_FRACTION, passes, rows_with_logits
 from workbench.records import MaskingResult, MaskMode, Prompt, TokenSet

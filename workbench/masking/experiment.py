@@ -2,31 +2,31 @@
 
 Two paths to the ranking. *Full*: every dimension is masked exactly. *Screened*: integrated gradients estimate all
 dimensions, and only the best of every domain are masked exactly (`estimate_masking`, `screened_masking`). What is then
-reported, the drop of the rank-1, 10, 100 dimension as in the table of Roh, Cho, Kim (2026, arXiv 2603.00029), is
-measured exactly on passages that took no part in the ranking. Random dimensions as controls, the three mask modes and
-the exam's log-odds are ours. So are rankings that spare the first token and tokens of high norm (`SPARED`): they say
-whether a dimension is needed where domain text is, or only at the sink.
+reported, the loss increase of the rank-1, 10, 100 dimension as in the table of Roh, Cho, Kim (2026, arXiv 2603.00029),
+is measured exactly on passages that took no part in the ranking. Random dimensions as controls, the three mask modes
+and the exam's log-odds are ours. So are rankings that exclude the first token and tokens of high norm
+(`EXCLUDING_SINKS`): they say whether a dimension is needed where domain text is, or only at the sink.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from workbench.activations import stream
 from workbench.dimensions.criteria import NEUTRAL
-from workbench.dimensions.masking_records import TOKEN_READINGS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.interventions.mask import Replacement, has_high_norm, make_replacement
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.measure import mask_choices, mask_dimensions
+from workbench.masking.tables import TOKEN_SUBSETS, Criticality, CriticalityPlan, largest_of, ranking
 from workbench.models import HookedModel
 from workbench.records import Activations, ChoiceItem, ChoiceMasking, MaskingResult, MaskMode, Prompt, Split, TokenSet
 
 Progress = Callable[[int, int], None]
 PLANS = {
-    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24, n_spared=8),
+    "full": CriticalityPlan("full", exhaustive=("zero",), n_identify=24, n_test=24, n_items=24, n_excluding_sinks=8),
     "screened": CriticalityPlan("screened", n_identify=24, n_test=24, n_items=24),
     "quick": CriticalityPlan(
         "quick",
@@ -42,7 +42,7 @@ PLANS = {
         n_points=1,
     ),
 }
-SPARED: tuple[tuple[TokenSet, TokenSet], ...] = (  # tokens masked, tokens whose losses count
+EXCLUDING_SINKS: tuple[tuple[TokenSet, TokenSet], ...] = (  # tokens masked, tokens whose losses count
     ("all tokens", "after the first token"),
     ("after the first token", "after the first token"),
     ("all tokens", "without high-norm tokens"),
@@ -66,8 +66,8 @@ def measure_criticality(
     """Rank the dimensions that every domain needs, and measure what masking them costs on held-out text.
 
     `also` are dimensions measured on *test* in the modes zero and mean whatever their rank. Text of no domain
-    ("neutral") takes no part, nor do items of domains without passages. `seed` draws the controls, deals the groups of
-    the estimate and draws what is resampled. Raises where a domain has fewer than two passages to identify or test on.
+    ("neutral") takes no part, nor do items of domains without passages. `seed` draws the controls, the groups of the
+    estimate and what is resampled. Raises where a domain has fewer than two passages to identify or test on.
     """
     plan = fit_plan(plan, model.d_model)
     identify, test = (sample_prompts(prompts, split, getattr(plan, f"n_{split}")) for split in ("identify", "test"))
@@ -77,22 +77,22 @@ def measure_criticality(
     magnitudes = token_magnitudes(model, identify, truncate=truncate)
     largest = largest_of(magnitudes, plan.n_largest)
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
-    meter = _Meter(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
+    steps = _Steps(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
     options: dict[str, Any] = {"seed": seed, "truncate": truncate}
-    sources: dict[MaskMode, Replacement] = {}
-    for mode in plan.modes:
-        sources[mode] = make_replacement(model, mode, identify, identify, **options)
-    work = _Work(model, plan, identify, test, sample_items(items, domains, plan.n_items), sources, meter, options)
-    estimates: dict[MaskMode, MaskingResult] = {}
-    measured: dict[MaskMode, MaskingResult] = {}
-    for mode in plan.ranked:
-        estimates[mode] = _estimate(work, identify, largest, mode, f"estimate {mode}", _sets(plan))
-        measured[mode] = _identify(work, estimates[mode], largest)
-    found, exam = _hold_out(work, estimates, measured, random, {*also, *largest})
-    spared = tuple(_spare(work, *sets, largest) for sets in SPARED if plan.n_spared)
-    meter.finish()
-    cost = _cost(plan.exhaustive, estimates, measured, found, exam, spared)
-    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, estimates, measured, found, exam, spared)
+    sources = {mode: make_replacement(model, mode, identify, identify, **options) for mode in plan.modes}
+    work = _Work(model, plan, largest, sources, steps, options)
+    sets = {"masked_at": plan.masked_at, "counted_at": plan.counted_at}
+    ranked = {mode: _rank(work, identify, mode, mode, sets, mode in plan.exhaustive) for mode in plan.ranked}
+    chosen = sample_items(items, domains, plan.n_items)
+    held_out = _hold_out(work, test, chosen, ranked, random, {*also, *largest})
+    few = identify if plan.n_excluding_sinks == 0 else sample_prompts(identify, "identify", plan.n_excluding_sinks)
+    pairs = [dict(zip(sets, pair, strict=True)) for pair in EXCLUDING_SINKS if plan.n_excluding_sinks]
+    others = tuple(_rank(work, few, "zero", " ".join(pair.values()), pair) for pair in pairs)
+    steps.finish()
+    estimates, measured = ({mode: pair[place] for mode, pair in ranked.items()} for place in (0, 1))
+    cost = _cost(plan.exhaustive, estimates, measured, *held_out, others)
+    found = (estimates, measured, *held_out, others)
+    return Criticality(plan, model.d_model, domains, random, cost, magnitudes, *found)
 
 
 def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
@@ -111,14 +111,17 @@ def fit_plan(plan: CriticalityPlan, d_model: int) -> CriticalityPlan:
 def planned_costs(
     plan: CriticalityPlan, prompts: Sequence[Prompt], items: Sequence[ChoiceItem], d_model: int, *, n_also: int = 0
 ) -> dict[str, float]:
-    """Forward passes per step, in passages; an upper bound, as domains may share dimensions."""
+    """Forward passes per step, in passages (a backward pass, of steps that `estimate`, as two).
+
+    An upper bound, as domains may share dimensions.
+    """
     plan = fit_plan(plan, d_model)
     n_identify, n_test = (
         len(sample_prompts(prompts, split, getattr(plan, f"n_{split}"))) for split in ("identify", "test")
     )
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts if prompt.domain != NEUTRAL))
     chosen = sample_items(items, domains, plan.n_items)
-    n_rows = CHOICE_LENGTH * sum(len(item.choices) for item in chosen)
+    n_rows = exam_passages(chosen)
     costs, per_estimate = {}, 3.0 + 3.0 * plan.n_groups * (plan.n_points - 1)
     for mode in plan.ranked:
         costs[f"estimate {mode}"] = n_identify * per_estimate
@@ -131,11 +134,16 @@ def planned_costs(
         costs[f"test {mode}"] = n_test * (1.0 + min(n_masked, d_model))
         if chosen:
             costs[f"exam {mode}"] = n_rows * (1.0 + n_own + plan.n_random)
-    for masked_at, counted_at in SPARED if plan.n_spared else ():
-        n_spared = plan.n_spared * len(domains)
-        costs[f"spared {masked_at} {counted_at} estimate"] = n_spared * per_estimate
-        costs[f"spared {masked_at} {counted_at}"] = n_spared * (1.0 + plan.m)
+    for masked_at, counted_at in EXCLUDING_SINKS if plan.n_excluding_sinks else ():
+        n_passages = plan.n_excluding_sinks * len(domains)
+        costs[f"estimate {masked_at} {counted_at}"] = n_passages * per_estimate
+        costs[f"identify {masked_at} {counted_at}"] = n_passages * (1.0 + plan.m)
     return costs
+
+
+def exam_passages(items: Sequence[ChoiceItem]) -> float:
+    """What one pass over all choices of exam items costs, in passages."""
+    return CHOICE_LENGTH * sum(len(item.choices) for item in items)
 
 
 def sample_prompts(prompts: Sequence[Prompt], split: Split, n: int | None) -> list[Prompt]:
@@ -167,13 +175,13 @@ def sample_items(items: Sequence[ChoiceItem], domains: Iterable[str], n: int | N
 def token_magnitudes(
     model: HookedModel, prompts: Sequence[Prompt], *, truncate: bool = False
 ) -> dict[str, Float64[np.ndarray, "domain d_model"]]:
-    """Mean magnitude of every dimension over layers and some of the tokens of a domain, for every token reading.
+    """Mean magnitude of every dimension over layers and some of the tokens of a domain, for every subset of tokens.
 
     Passages count alike. A token is of high norm where its norm at a layer exceeds ten times the median norm of the
     passage at that layer; such tokens and the first are left out of `without high-norm tokens`.
     """
     domains = tuple(dict.fromkeys(prompt.domain for prompt in prompts))
-    sums = {name: np.zeros((len(domains), model.d_model)) for name in TOKEN_READINGS}
+    sums = {name: np.zeros((len(domains), model.d_model)) for name in TOKEN_SUBSETS}
     for batch in stream(model, prompts, model.residual_sites(), truncate=truncate):
         for index in batch.prompt_index.unique().tolist():
             for name, magnitude in _passage_magnitudes(batch, index).items():
@@ -188,23 +196,12 @@ def _passage_magnitudes(batch: Activations, index: int) -> dict[str, Float64[np.
     is_first = (batch.positions[of_passage] == 0).expand(values.shape[:2])
     norms = values.norm(dim=-1)
     is_high = has_high_norm(norms)
-    kept = dict(zip(TOKEN_READINGS, (~is_first, is_first | True, ~(is_first | is_high), is_first), strict=True))
+    kept = dict(zip(TOKEN_SUBSETS, (~is_first, is_first | True, ~(is_first | is_high), is_first), strict=True))
     found = {}
     for name, mask in kept.items():
         weight = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         found[name] = (values * weight[..., None]).sum(dim=1).mean(dim=0).double().cpu().numpy()
     return found
-
-
-class TokenSets(TypedDict):
-    """The tokens that are masked, and those whose predictions count."""
-
-    masked_at: TokenSet
-    counted_at: TokenSet
-
-
-def _sets(plan: CriticalityPlan) -> TokenSets:
-    return TokenSets(masked_at=plan.masked_at, counted_at=plan.counted_at)
 
 
 @dataclass(frozen=True)
@@ -213,104 +210,72 @@ class _Work:
 
     model: HookedModel
     plan: CriticalityPlan
-    identify: Sequence[Prompt]
-    test: Sequence[Prompt]
-    items: Sequence[ChoiceItem]
+    largest: Sequence[int]
     sources: Mapping[MaskMode, Replacement]
-    meter: "_Meter"
+    steps: "_Steps"
     options: Mapping[str, Any]
 
 
-def _estimate(
+def _rank(
     work: _Work,
     prompts: Sequence[Prompt],
-    largest: Sequence[int],
     mode: MaskMode,
     step: str,
-    sets: TokenSets,
-) -> MaskingResult:
-    return estimate_masking(
+    sets: Mapping[str, Any],
+    is_exhaustive: bool = False,
+) -> tuple[MaskingResult, MaskingResult]:
+    """An estimate, and exact masking of every dimension or of those that the estimate ranks first."""
+    options = {"reference": work.sources[mode], **work.options}
+    estimate = estimate_masking(
         work.model,
         prompts,
         mode=mode,
         n_groups=work.plan.n_groups,
         n_points=work.plan.n_points,
-        ungrouped=largest,
-        reference=work.sources[mode],
-        progress=work.meter.step(step),
+        ungrouped=work.largest,
+        progress=work.steps.hook(f"estimate {step}"),
         **sets,
-        **work.options,
+        **options,
     )
-
-
-def _identify(work: _Work, estimate: MaskingResult, largest: Sequence[int]) -> MaskingResult:
-    """Exact masking on *identify*: of every dimension, or of those that the estimate ranks first."""
-    mode = estimate.mode
-    options = {"reference": work.sources[mode], "progress": work.meter.step(f"identify {mode}"), **work.options}
-    if mode in work.plan.exhaustive:
-        return mask_dimensions(work.model, work.identify, mode=mode, **_sets(work.plan), **options)
-    return screened_masking(work.model, work.identify, estimate, m=work.plan.m, largest=largest, **options)
-
-
-def _spare(
-    work: _Work, masked_at: TokenSet, counted_at: TokenSet, largest: Sequence[int]
-) -> tuple[MaskingResult, MaskingResult]:
-    """Estimate and screened masking to zero on few passages, with some tokens left out of losses and masks."""
-    prompts = sample_prompts(work.identify, "identify", work.plan.n_spared)
-    step, sets = f"spared {masked_at} {counted_at}", TokenSets(masked_at=masked_at, counted_at=counted_at)
-    estimate = _estimate(work, prompts, largest, "zero", f"{step} estimate", sets)
-    options = {"reference": work.sources["zero"], "progress": work.meter.step(step), **work.options}
-    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=largest, **options)
+    options["progress"] = work.steps.hook(f"identify {step}")
+    if is_exhaustive:
+        return estimate, mask_dimensions(work.model, prompts, mode=mode, **sets, **options)
+    return estimate, screened_masking(work.model, prompts, estimate, m=work.plan.m, largest=work.largest, **options)
 
 
 def _hold_out(
     work: _Work,
-    estimates: Mapping[MaskMode, MaskingResult],
-    measured: Mapping[MaskMode, MaskingResult],
+    test: Sequence[Prompt],
+    items: Sequence[ChoiceItem],
+    ranked: Mapping[MaskMode, tuple[MaskingResult, MaskingResult]],
     random: Sequence[int],
     named: Collection[int],
 ) -> tuple[dict[MaskMode, MaskingResult], dict[MaskMode, ChoiceMasking]]:
-    """Exact masking on *test* and on exam items, in every mode; `named` dimensions in the modes zero and mean."""
-    orders: dict[MaskMode, dict[str, tuple[int, ...]]] = {
-        mode: ranking(result, estimates[mode]) for mode, result in measured.items()
-    }
+    """Exact masking on *test* and on exam items, in every mode; `named` dimensions in the modes zero and mean.
+
+    Each domain loses the dimensions at the asked ranks of zero masking and of the mode's own ranking. Under zero
+    masking, where specificity compares domains, every domain loses the dimensions of all.
+    """
+    plan, model = work.plan, work.model
+    orders = {mode: ranking(measured, estimate) for mode, (estimate, measured) in ranked.items()}
     found: dict[MaskMode, MaskingResult] = {}
     exam: dict[MaskMode, ChoiceMasking] = {}
-    for mode in work.plan.modes:
-        own = _ranked_dimensions(work.plan, orders, mode)
-        found[mode] = _test(work, mode, own, {*random, *(() if mode == "resample" else named)})
-        if work.items:
-            exam[mode] = _exam(work, mode, own, random)
+    for mode in plan.modes:
+        used = [orders[name] for name in dict.fromkeys(("zero", mode)) if name in orders]
+        at_ranks = {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in used[0]}
+        shared = {*random, *(() if mode == "resample" else named)}
+        if mode == "zero":
+            shared = shared.union(*at_ranks.values())
+        wanted = {domain: sorted(dimensions | shared) for domain, dimensions in at_ranks.items()}
+        options: dict[str, Any] = {"mode": mode, "reference": work.sources[mode]}
+        sets: dict[str, Any] = {"masked_at": plan.masked_at, "counted_at": plan.counted_at}
+        bar = work.steps.hook(f"test {mode}")
+        found[mode] = mask_dimensions(model, test, wanted, progress=bar, **sets, **options, **work.options)
+        if items:
+            of_exam = {domain: sorted({*at_ranks[domain], *random}) for domain in {item.domain for item in items}}
+            bar, seed = work.steps.hook(f"exam {mode}"), work.options["seed"]
+            exam[mode] = mask_choices(model, items, of_exam, seed=seed, progress=bar, **options)
     return found, exam
-
-
-def _test(
-    work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], everywhere: Collection[int]
-) -> MaskingResult:
-    """Exact masking on *test* of each domain's own dimensions and of those masked everywhere.
-
-    Under zero masking, where specificity compares domains, every domain loses the dimensions of all.
-    """
-    shared = set(everywhere).union(*own.values()) if mode == "zero" else set(everywhere)
-    wanted = {domain: sorted({*dimensions, *shared}) for domain, dimensions in own.items()}
-    options = {"reference": work.sources[mode], "progress": work.meter.step(f"test {mode}"), **work.options}
-    return mask_dimensions(work.model, work.test, wanted, mode=mode, **_sets(work.plan), **options)
-
-
-def _ranked_dimensions(
-    plan: CriticalityPlan,
-    orders: Mapping[MaskMode, Mapping[str, Sequence[int]]],
-    mode: MaskMode,
-) -> dict[str, set[int]]:
-    """The dimensions at the asked ranks of every domain: those of zero masking, and those of the mode's own ranking."""
-    used = [orders[name] for name in dict.fromkeys(("zero", mode)) if name in orders]
-    return {domain: {order[domain][rank - 1] for order in used for rank in plan.ranks} for domain in used[0]}
-
-
-def _exam(work: _Work, mode: MaskMode, own: Mapping[str, Collection[int]], random: Sequence[int]) -> ChoiceMasking:
-    wanted = {domain: sorted({*own[domain], *random}) for domain in {item.domain for item in work.items}}
-    step, source, seed = work.meter.step(f"exam {mode}"), work.sources[mode], work.options["seed"]
-    return mask_choices(work.model, work.items, wanted, mode=mode, reference=source, seed=seed, progress=step)
 
 
 def _cost(
@@ -319,42 +284,35 @@ def _cost(
     measured: Mapping[MaskMode, MaskingResult],
     test: Mapping[MaskMode, MaskingResult],
     exam: Mapping[MaskMode, ChoiceMasking],
-    spared: Sequence[tuple[MaskingResult, MaskingResult]],
+    others: Sequence[tuple[MaskingResult, MaskingResult]],
 ) -> float:
     """Forward passes of one passage or choice; a screened result's cost holds that of its estimate."""
-    results = [*measured.values(), *test.values(), *(result for _, result in spared)]
+    results = [*measured.values(), *test.values(), *(result for _, result in others)]
     alone = [estimates[mode] for mode in exhaustive]
     passes = sum(result.cost * len(result.prompts) for result in (*results, *alone))
     for result in exam.values():
-        known = np.isfinite(result.masked).sum() + result.baseline.size
-        passes += float(known)
+        passes += float(np.isfinite(result.masked).sum() + np.isfinite(result.baseline).sum())
     return float(passes)
 
 
-class _Meter:
-    """One progress bar over steps of known weight."""
+class _Steps:
+    """One progress bar over steps of known weight, taken in the order of their costs."""
 
     def __init__(self, costs: Mapping[str, float], progress: Progress | None) -> None:
+        self.ends = dict(zip(costs, np.cumsum(list(costs.values())).tolist(), strict=True))
         self.costs = costs
-        self.total = sum(costs.values())
-        self.before = 0.0
-        self.current = ""
-        self.progress = progress
+        self.tell = progress or (lambda done, total: None)
 
-    def step(self, name: str) -> Progress:
-        """The progress hook of one step; steps are taken in order, those left out count as done."""
-        self.before += self.costs.get(self.current, 0.0)
-        self.current = name
-        return self._advance
+    def hook(self, step: str) -> Progress:
+        """The progress hook of one step."""
+        start, total = self.ends[step] - self.costs[step], sum(self.costs.values())
 
-    def _advance(self, done: int, total: int) -> None:
-        share = (self.before + self.costs.get(self.current, 0.0) * done / max(total, 1)) / self.total
-        self._tell(min(round(STEPS * share), STEPS - 1))
+        def advance(done: int, of: int) -> None:
+            fraction = (start + self.costs[step] * done / max(of, 1)) / total
+            self.tell(min(round(STEPS * fraction), STEPS - 1), STEPS)
+
+        return advance
 
     def finish(self) -> None:
         """All is done."""
-        self._tell(STEPS)
-
-    def _tell(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress(done, STEPS)
+        self.tell(STEPS, STEPS)

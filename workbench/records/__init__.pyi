@@ -10,11 +10,15 @@ from .dimensions import TokenContext as TokenContext
 from .dimensions import Verdict as Verdict
 from .dimensions import VerdictName as VerdictName
 from .effects import BudgetKind as BudgetKind
+from .effects import CellResult as CellResult
 from .effects import Comparison as Comparison
 from .effects import Contrast as Contrast
+from .effects import CurveResult as CurveResult
 from .effects import Damage as Damage
 from .effects import NotApplicable as NotApplicable
 from .effects import Outcome as Outcome
+from .effects import ScoreResult as ScoreResult
+from .effects import SearchResult as SearchResult
 from .effects import StrengthCurve as StrengthCurve
 from .masking import MASK_MODES as MASK_MODES
 from .masking import TOKEN_SETS as TOKEN_SETS

@@ -1,5 +1,7 @@
 """Effect and damage of steered models."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,3 +139,83 @@ class StrengthCurve:
     high: float
     n_evaluations: int
     note: str = ""
+
+
+# --- what the cells of a comparison hold ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A setting of an arm at one budget: the strength found, what it costs on neutral text, its score on *tune*.
+
+    `kl`, `in_norms` and `in_sds` are as in `Contrast`, `tune` is the mean of the task's first metric. Where it is not
+    `is_reached`, no strength costs the budget or the arm cannot be fitted: `note` says which; the unknown is NaN.
+    """
+
+    is_reached: bool
+    strength: float
+    kl: float
+    in_norms: float
+    in_sds: float
+    n_coordinates: int
+    tune: float
+    note: str
+
+    @classmethod
+    def unreached(cls, note: str) -> "SearchResult":
+        """A setting without a strength."""
+        return cls(False, math.nan, math.nan, math.nan, math.nan, 0, math.nan, note)
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The chosen setting of an arm on *test*: one value per metric and item, and what the arm breaks.
+
+    `damage[measure][unit]` is a value of one passage, subject or prefix. `names` is empty where nothing was measured,
+    and `note` says why. `setting` is "-", and strengths are NaN, where nothing is steered.
+    """
+
+    setting: str
+    strength: float
+    kl: float
+    in_norms: float
+    in_sds: float
+    names: tuple[str, ...]
+    subjects: tuple[str, ...]
+    values: Mapping[str, tuple[float, ...]]
+    damage: Mapping[str, Mapping[str, float]]
+    note: str
+
+    @classmethod
+    def unmeasured(cls, note: str) -> "ScoreResult":
+        """An arm of which no setting could be scored."""
+        return cls("-", math.nan, math.nan, math.nan, math.nan, (), (), {}, {}, note)
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.names)
+
+
+@dataclass(frozen=True)
+class CurveResult:
+    """Effect and KL along the strengths of the chosen setting on *tune*; the band as in `StrengthCurve`."""
+
+    setting: str
+    strengths: tuple[float, ...]
+    kl: tuple[float, ...]
+    effect: tuple[float, ...]
+    effect_low: tuple[float, ...]
+    effect_high: tuple[float, ...]
+    low: float
+    high: float
+    norms_per_strength: float
+    n_evaluations: int
+    note: str
+
+    @classmethod
+    def unmeasured(cls, note: str) -> "CurveResult":
+        """An arm without a setting to draw a curve of."""
+        return cls("", (), (), (), (), (), math.nan, math.nan, math.nan, 0, note)
+
+
+CellResult = SearchResult | ScoreResult | CurveResult

@@ -4,16 +4,6 @@ from html import escape
 
 import pandas as pd
 
-from workbench.dimensions.masking_records import TOKEN_READINGS, Criticality, load_criticality
-from workbench.dimensions.masking_tables import (
-    ALL_TOKENS,
-    OVERLAP_KS,
-    criticality_tables,
-    drop_table,
-    exam_summary,
-    table_rows,
-    token_summary,
-)
 from workbench.figures import table_html
 from workbench.figures.masking import (
     drop_caption,
@@ -25,12 +15,24 @@ from workbench.figures.masking import (
 )
 from workbench.figures.recall import recall_caption, recall_figure
 from workbench.figures.style import number
+from workbench.masking.tables import (
+    ALL_TOKENS,
+    OVERLAP_KS,
+    TOKEN_SUBSETS,
+    Criticality,
+    criticality_tables,
+    exam_summary,
+    load_criticality,
+    loss_increase_table,
+    table_rows,
+    token_summary,
+)
 from workbench.report.material import Material, absent, paragraph, plot
 from workbench.runs import MASKING
 
 
 def masking(material: Material) -> str:
-    """Drops by rank, magnitude against drop, agreement, recall where it was measured, the exam, and all drops."""
+    """Loss increases by rank and against magnitude, agreement, recall where it was measured, and the exam."""
     folder = material.folder / "records" / MASKING
     if not folder.is_dir():
         return absent("masking of dimensions")
@@ -39,7 +41,7 @@ def masking(material: Material) -> str:
     path = _path(result)
     parts = [
         _how(result, path),
-        plot(drop_figure(tables["drops"]), "drops", drop_caption(tables["drops"], path=path)),
+        plot(drop_figure(tables["loss_increases"]), "drops", drop_caption(tables["loss_increases"], path=path)),
         plot(magnitude_drop_figure(tables["masked"]), "large-or-needed", magnitude_drop_caption(tables["masked"])),
         plot(
             overlap_figure(tables["agreement"]),
@@ -49,7 +51,7 @@ def masking(material: Material) -> str:
     ]
     if "recall" in tables:
         parts.append(plot(recall_figure(tables["recall"]), "recall", recall_caption(tables["recall"])))
-    parts += [_tokens(result), _exam(result), _drop_details(tables["drops"])]
+    parts += [_tokens(result), _exam(result), _details(tables["loss_increases"])]
     return "".join(parts)
 
 
@@ -59,7 +61,7 @@ def masking_findings(material: Material) -> list[str]:
     if not folder.is_dir():
         return []
     result = load_criticality(folder)
-    return [drop_caption(drop_table(result), path=_path(result))]
+    return [drop_caption(loss_increase_table(result), path=_path(result))]
 
 
 def _path(result: Criticality) -> str:
@@ -78,7 +80,7 @@ def _how(result: Criticality, path: str) -> str:
             f"{plan.m} candidates of each, the largest dimensions among them, were then masked exactly (the screened "
             "path)"
         )
-    few = " With so few passages only large drops can be shown." if min(counts.values()) < 10 else ""
+    few = " With so few passages only large increases can be shown." if min(counts.values()) < 10 else ""
     return paragraph(
         f"To rank the dimensions, {ranked}; what is reported is measured on {counts['test']} passages per domain of "
         f"test. All in all {number(result.cost)} forward passes.{few}"
@@ -91,24 +93,30 @@ def _tokens(result: Criticality) -> str:
     rows = {(row["masked_at"], row["counted_at"], row["against"]): row for row in token_summary(result, nearest)}
     if not rows:
         return ""
-    magnitude = f"magnitude {TOKEN_READINGS[0]}"
+    magnitude = f"magnitude {TOKEN_SUBSETS[0]}"
     shown, found = [], {}
     for masked_at, counted_at in dict.fromkeys(key[:2] for key in rows):
         large, needed = (rows[masked_at, counted_at, name] for name in (magnitude, ALL_TOKENS))
         found[masked_at, counted_at] = large, needed
         numbers = (f"{large['overlap']:.0%}", f"{needed['overlap']:.0%}", number(large["worst"]))
         shown.append((masked_at, counted_at, *numbers))
-    (large, needed), (large_spared, needed_spared) = next(iter(found.values())), list(found.values())[-1]
-    n = len(result.spared[0][1].prompts) // len(result.domains)
+    (large, needed), (large_later, needed_later) = next(iter(found.values())), list(found.values())[-1]
+    n = len(result.excluding_sinks[0][1].prompts) // len(result.domains)
     told = paragraph(
-        f"Is this only the sink? With the first token and tokens of high norm left out of masks and losses, the top "
-        f"{nearest} by masking share {needed_spared['overlap']:.0%} with the top {nearest} at all tokens (the same "
+        f"Is this only the sink? With the first token and tokens of high norm excluded from masks and losses, the top "
+        f"{nearest} by masking share {needed_later['overlap']:.0%} with the top {nearest} at all tokens (the same "
         f"{n} passages per domain with nothing left out: {needed['overlap']:.0%}; chance {large['chance']:.1%}), and "
-        f"{large_spared['overlap']:.0%} with the {nearest} largest ({large['overlap']:.0%}). The dimension that costs "
-        f"most costs {number(large_spared['worst'])} nats per token on identify ({number(large['worst'])})."
+        f"{large_later['overlap']:.0%} with the {nearest} largest ({large['overlap']:.0%}). The dimension that costs "
+        f"most costs {number(large_later['worst'])} nats per token on identify ({number(large['worst'])})."
     )
-    heads = ("masked at", "losses counted at", "shared with magnitude", "shared with masking", "worst rise (nats)")
-    label = f"Top {nearest} by masking where tokens are left out, means over the domains"
+    heads = (
+        "masked at",
+        "losses counted at",
+        "shared with magnitude",
+        "shared with masking",
+        "largest loss increase (nats)",
+    )
+    label = f"Top {nearest} by masking where tokens are excluded, means over the domains"
     return f"<h3>Without the first token and tokens of high norm</h3>{told}{table_html(heads, shown, label=label)}"
 
 
@@ -132,18 +140,18 @@ def _exam(result: Criticality) -> str:
     return f"<h3>Exam</h3>{table_html(heads, shown, label=label)}"
 
 
-def _drop_details(drops: pd.DataFrame) -> str:
+def _details(increases: pd.DataFrame) -> str:
     rows = [
         (
             *(str(row[name]) for name in ("masked_to", "ranked_by", "domain")),
             str(row["rank"]) if row["rank"] else "random",
             str(row["dimension"]) if row["dimension"] >= 0 else "–",
-            number(row["drop"]),
+            number(row["loss_increase"]),
             f"{number(row['low'])} to {number(row['high'])}",
             "yes" if row["verified"] else "estimate",
         )
-        for row in table_rows(drops)
+        for row in table_rows(increases)
     ]
-    heads = ("masked to", "ranked by", "domain", "rank", "dimension", "rise", "95 % interval", "rank measured")
-    table = table_html(heads, rows, label="Rise of token loss on test (nats per token)")
-    return f"<details><summary>{escape('All drops')}: {len(rows)} rows</summary>{table}</details>"
+    heads = ("masked to", "ranked by", "domain", "rank", "dimension", "loss increase", "95 % interval", "rank measured")
+    table = table_html(heads, rows, label="Increase of token loss on test (nats per token)")
+    return f"<details><summary>{escape('All loss increases')}: {len(rows)} rows</summary>{table}</details>"

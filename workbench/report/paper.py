@@ -8,8 +8,6 @@ from typing import Any
 
 from workbench.dimensions import frequency_table
 from workbench.dimensions.labels import label_curve
-from workbench.dimensions.masking_records import load_criticality
-from workbench.dimensions.masking_tables import criticality_tables
 from workbench.environment import library_versions
 from workbench.figures import (
     Drawing,
@@ -60,6 +58,7 @@ from workbench.figures.verdicts import (
     verdict_caption,
     verdict_figure,
 )
+from workbench.masking.tables import criticality_tables, load_criticality
 from workbench.records import (
     BasisScore,
     Comparison,
@@ -78,8 +77,8 @@ N_DETECTORS = 3  # per domain
 PREAMBLE = """\
 from pathlib import Path
 from workbench.dimensions import frequency_table
-from workbench.dimensions.masking_tables import criticality_tables
-from workbench.dimensions.masking_records import load_criticality
+from workbench.masking.tables import criticality_tables
+from workbench.masking.tables import load_criticality
 from workbench.figures import *
 from workbench.figures.masking import *
 from workbench.figures.recall import *
@@ -209,11 +208,11 @@ def _masking(run: Material) -> list[Drawing]:
         return []
     result = load_criticality(folder)
     tables, path = criticality_tables(result), "full" if "zero" in result.plan.exhaustive else "screened"
-    drops, masked, agreement = (tables[name] for name in ("drops", "masked", "agreement"))
+    drops, masked, agreement = (tables[name] for name in ("loss_increases", "masked", "agreement"))
     of_run = 'criticality_tables(load_criticality(run.folder / "records/masking"))'
     overlap = overlap_caption(agreement, k=result.plan.k, path=path)
     drawn = [
-        ("drops", "drops", "drop_figure", drop_figure(drops), drop_caption(drops, path=path)),
+        ("drops", "loss_increases", "drop_figure", drop_figure(drops), drop_caption(drops, path=path)),
         ("magnitude", "masked", "magnitude_drop_figure", magnitude_drop_figure(masked), magnitude_drop_caption(masked)),
         ("overlap", "agreement", "overlap_figure", overlap_figure(agreement), overlap),
     ]

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from workbench.comparison.presets import plan
 from workbench.corpus import neutral_prompts
-from workbench.costs import Estimate, estimate_study
-from workbench.dimensions.masking_tables import summarise_criticality
+from workbench.costs import Estimate, masking_passages, mean_length, memory_of, seconds_of
 from workbench.masking.experiment import PLANS, planned_costs
+from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
 from workbench.records import Prompt
 from workbench.report import write_report
@@ -99,16 +100,16 @@ def perform(
 
 
 def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings) -> Estimate:
-    n_domains = len({prompt.domain for prompt in prompts})
-    masking = planned_costs(PLANS[PRESETS[settings.preset].masking], prompts, exam_items(settings), model.d_model)
-    return estimate_study(
-        model,
-        prompts,
-        neutral_prompts(),
-        kl_levels=PRESETS[settings.preset].kl_levels,
-        preset=settings.preset,
-        n_columns=model.n_layers * min(model.d_model, n_domains * settings.k),
-        n_masked=sum(masking.values()),
-        batch_size=settings.batch_size,
-        truncate=settings.truncate,
-    )
+    """Two passes over the corpus (and two over *identify* for its conditions), the steering comparison and masking."""
+    preset = PRESETS[settings.preset]
+    steering = plan(model, prompts, neutral_prompts(), kl_levels=preset.kl_levels, preset=settings.preset)
+    masking = planned_costs(PLANS[preset.masking], prompts, exam_items(settings), model.d_model)
+    passages = masking_passages(masking)
+    n_identify = sum(prompt.split == "identify" for prompt in prompts)
+    passages["read"] = 2.0 * len(prompts) + (2.0 * n_identify if preset.is_thorough else 0.0)
+    passages["masked"] += (steering.n_tokens - steering.n_generated) / mean_length(model, prompts)
+    passages["generated"] = float(steering.n_generated)
+    options = {"batch_size": settings.batch_size, "truncate": settings.truncate}
+    n_columns = model.n_layers * min(model.d_model, len({prompt.domain for prompt in prompts}) * settings.k)
+    memory = memory_of(model, prompts, n_columns=n_columns, batch_size=settings.batch_size)
+    return Estimate(seconds_of(model, prompts, passages, **options), memory)

@@ -21,9 +21,8 @@ from workbench.dimensions import (
 )
 from workbench.dimensions.criteria import NEUTRAL
 from workbench.dimensions.labels import control_dimensions, label_summary, score_labels
-from workbench.dimensions.masking_records import Criticality
-from workbench.dimensions.masking_tables import orders
 from workbench.dimensions.verdicts import MIN_PASSAGES
+from workbench.masking.tables import Criticality, orders
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,

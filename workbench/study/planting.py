@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from workbench.dimensions.masking_tables import orders
+from workbench.masking.tables import orders
 from workbench.planted import PlantedTruth
 from workbench.study.stages import Findings
 

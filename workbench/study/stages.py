@@ -11,8 +11,8 @@ from workbench.comparison import against_unsteered, between_arms, measure_steeri
 from workbench.corpus import neutral_prompts
 from workbench.dimensions import find_dcds
 from workbench.dimensions.detectors import find_detectors
-from workbench.dimensions.masking_records import Criticality
 from workbench.masking.experiment import PLANS, measure_criticality, sample_prompts
+from workbench.masking.tables import Criticality
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,
@@ -63,7 +63,7 @@ def survey(
     return collect(
         model,
         prompts,
-        split="identify",
+        statistics_split="identify",
         n_top=PRESETS[settings.preset].n_top,
         batch_size=settings.batch_size,
         truncate=settings.truncate,

@@ -12,9 +12,8 @@ from workbench.corpus import corpus_hash, neutral_prompts
 from workbench.dimensions import dcd_frame, frequency_table, verdict_frame
 from workbench.dimensions.detectors import detector_frame
 from workbench.dimensions.labels import label_curve, label_frame
-from workbench.dimensions.masking_records import save_criticality
-from workbench.dimensions.masking_tables import criticality_tables
 from workbench.environment import library_versions, platform_facts
+from workbench.masking.tables import criticality_tables, save_criticality
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table, to_plain
 from workbench.runs import MASKING, comparison_frame, profile_frame, write_json

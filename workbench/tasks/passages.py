@@ -10,7 +10,7 @@ from workbench.tasks.base import ItemSet, ItemTask, Metric, Scores, TaskError, T
 from workbench.tasks.metrics import Part
 from workbench.tasks.scoring import passage_means
 
-LOSS = Metric("loss", "nats per token", higher_is_better=False, bounds=(0.0, float("inf")))
+LOSS = Metric("domain loss", "nats per token", higher_is_better=False, bounds=(0.0, float("inf")))
 
 
 @final

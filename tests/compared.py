@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.tiny import WORDS
-from workbench.comparison.entrants import Contest
+from workbench.comparison.run import ComparisonTask
 from workbench.comparison.spec import BudgetSpec, SizeSpec, Spec, TaskSpec
 from workbench.records import SPLITS, Prompt
 from workbench.tasks.base import ItemSet, TaskItem
@@ -26,8 +26,8 @@ def question_task(name: str = "words", *, n_subjects: int = 6, seed: int = 0) ->
     return QuestionTask(name, ItemSet(name, tuple(items)), question_fitting(items), primary="log odds")
 
 
-def contest(name: str = "words", *, domain: str = "", seed: int = 0) -> Contest:
-    return Contest(question_task(name, seed=seed), domain, "last", n_positions=10.0, n_new=0)
+def compared(name: str = "words", *, domain: str = "", seed: int = 0) -> ComparisonTask:
+    return ComparisonTask(question_task(name, seed=seed), domain, "last", n_positions=10.0, n_new=0)
 
 
 def neutral() -> list[Prompt]:
