@@ -33,8 +33,7 @@ import torch
 
 from workbench.corpus import load_corpus
 from workbench.dimensions.masking import domain_loss_increase, spearman, top_dimensions
-from workbench.figures import write_figure
-from workbench.figures.recall import recall_caption, recall_figure
+from workbench.figures import recall_caption, recall_figure, write_figure
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.experiment import sample_prompts, token_magnitudes
 from workbench.masking.measure import mask_dimensions

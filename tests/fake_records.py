@@ -9,12 +9,13 @@ import numpy as np
 
 from workbench.records import (
     SELECTIONS,
-    Comparison,
+    Contrast,
     Damage,
     Detector,
     Dimension,
     DimensionStatistics,
     PooledRows,
+    StrengthCurve,
     TokenContext,
     TopTokens,
     save_pooled_rows,
@@ -24,14 +25,7 @@ from workbench.records import (
 
 DOMAINS = ("mathematics", "biology", "law", "code", "physics", "literature", "humanities")
 METRICS = ("domain loss", "domain share")
-ARMS = (
-    ("cds", "magnitude"),
-    ("cds", "discrimination"),
-    ("cds", "both"),
-    ("whole-dimension", ""),
-    ("top-k", ""),
-    ("random-k", ""),
-)
+ARMS = ("cds (magnitude)", "cds (discrimination)", "cds (both)", "whole-dimension", "top-k", "random-k")
 LEVELS = (0.03, 0.1, 0.3)
 HOSTILE = "<script>alert('x')</script>"
 
@@ -165,48 +159,59 @@ def fake_detectors(domains: tuple[str, ...] = DOMAINS, n_layers: int = 6, d_mode
     ]
 
 
-def fake_comparison(rng: np.random.Generator, *, half: float, effect: float, is_run: bool, **fields) -> Comparison:
-    missing = float("nan")
-    return Comparison(
-        task="domain adaptation",
-        layer=int(rng.integers(0, 6)) if is_run else -1,
+def fake_contrast(
+    rng: np.random.Generator, *, half: float, effect: float, is_run: bool, metric: str, domain: str, arm: str,
+    level: float, against: str = "unsteered",
+) -> Contrast:  # fmt: skip
+    is_loss, low, high = metric == "domain loss", effect - half, effect + half
+    verdict = "no difference shown" if low <= 0 <= high else "better" if (effect < 0) == is_loss else "worse"
+    return Contrast(
+        task=f"{metric.replace(' ', '-')}/{domain}",
+        domain=domain,
+        arm=arm,
+        role="control" if arm in ("top-k", "random-k") else "method",
+        metric=metric,
+        unit="nats per token" if is_loss else "fraction of generations",
+        higher_is_better=not is_loss,
+        is_primary=True,
+        budget="kl",
+        level=level,
+        against=against,
+        setting=f"layer {rng.integers(0, 6)}" if is_run else "",
         strength=float(rng.uniform(0.5, 8)),
-        kl=fields["budget"] * float(rng.uniform(0.9, 1.1)) if is_run else 0.4 * fields["budget"],
-        reached=is_run,
-        effect=effect if is_run else missing,
-        low=effect - half if is_run else missing,
-        high=effect + half if is_run else missing,
+        in_norms=0.2 if is_run else math.nan,
+        in_sds=math.nan,
+        kl=level * float(rng.uniform(0.9, 1.1)) if is_run else 0.4 * level,
+        effect=effect if is_run else math.nan,
+        low=low if is_run else math.nan,
+        high=high if is_run else math.nan,
+        p=math.nan,
+        q=math.nan,
         n=48 if is_run else 0,
+        n_missing=0,
+        verdict=verdict if is_run else "not measured",
+        minimum_detectable_effect=half if is_run else math.nan,
         note="" if is_run else "level not reached at layer(s) 0, 1; the model <breaks> first",
-        **fields,
     )
 
 
 @cache
-def fake_comparisons(domains: tuple[str, ...] = DOMAINS, scale: float = 1.0) -> list[Comparison]:
+def fake_contrasts(domains: tuple[str, ...] = DOMAINS, scale: float = 1.0) -> list[Contrast]:
     """Every arm against the unsteered model, and every CDS arm against the others; `scale` 0 makes all effects zero."""
     rng = np.random.default_rng(3)
     found = []
     for metric, sign, width in (("domain loss", -1.0, 0.02), ("domain share", 1.0, 0.08)):
         for domain in domains:
-            for arm, (method, selection) in enumerate(ARMS):
-                for budget in LEVELS:
-                    fields = {"metric": metric, "domain": domain, "method": method, "selection": selection}
-                    effect = scale * sign * width * float(rng.normal(1.2 - 0.3 * arm, 0.7) * (1 + budget))
+            for index, arm in enumerate(ARMS):
+                for level in LEVELS:
+                    place = {"metric": metric, "domain": domain, "arm": arm, "level": level}
+                    effect = scale * sign * width * float(rng.normal(1.2 - 0.3 * index, 0.7) * (1 + level))
                     half = width * float(rng.uniform(0.8, 1.6))
-                    is_run = not (method == "random-k" and budget == 0.3)
-                    found.append(fake_comparison(rng, half=half, effect=effect, is_run=is_run, budget=budget, **fields))
-                    for other in ("whole-dimension", "top-k") if method == "cds" else ():
-                        pair = fake_comparison(
-                            rng,
-                            half=half,
-                            effect=scale * float(rng.normal(0, width)),
-                            is_run=True,
-                            budget=budget,
-                            against=other,
-                            **fields,
-                        )
-                        found.append(pair)
+                    is_run = not (arm == "random-k" and level == 0.3)
+                    found.append(fake_contrast(rng, half=half, effect=effect, is_run=is_run, **place))
+                    for other in ("whole-dimension", "top-k") if arm.startswith("cds") else ():
+                        effect = scale * float(rng.normal(0, width))
+                        found.append(fake_contrast(rng, half=half, effect=effect, is_run=True, against=other, **place))
     return found
 
 
@@ -219,9 +224,7 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
     save_pooled_rows(fake_rows(domains, n_layers, d_model), records / "rows.npy")
     save_table(dcds, records / "dcds.json")
     save_table(detectors, records / "detectors.json")
-    comparisons = fake_comparisons(domains)
-    save_table([item for item in comparisons if item.against == "unsteered"], records / "comparisons.json")
-    save_table([item for item in comparisons if item.against != "unsteered"], records / "between_arms.json")
+    save_table(fake_contrasts(domains), records / "contrasts.json")
     classifier = {
         "domains": domains,
         "n_training": 504,
@@ -255,6 +258,26 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
+def fake_comparison(folder: Path, domains: tuple[str, ...] = DOMAINS) -> Path:
+    """Write the folder of a comparison: records, tables and plan."""
+    save_table(fake_contrasts(domains), folder / "contrasts.json")
+    save_table(fake_damages(f"domain-loss/{domains[0]}"), folder / "damage.json")
+    curve = {"metric": "loss", "unit": "nats per token", "higher_is_better": False, "strengths": (1.0, 2.0)}
+    effects = {"effect": (-0.01, -0.05), "effect_low": (-0.03, -0.07), "effect_high": (0.01, -0.03)}
+    costs = {"kl": (0.01, 0.04), "in_norms": (0.1, 0.2), "limit": 0.5, "low": 2.0, "high": 4.0, "n_evaluations": 9}
+    place = {"task": f"domain-loss/{domains[0]}", "domain": domains[0], "arm": "cds", "setting": "layer 2"}
+    save_table([StrengthCurve(**place, **curve, **effects, **costs)], folder / "curves.json")
+    sizes = {"n_fit": 8, "n_tune": 4, "n_test": 8, "n_neutral": 6}
+    plan = {"name": "made up", "model": {"name": "builtin"}, "methods": ["cds"], "tasks": list(domains), "k": 8}
+    plan |= {"budgets": [["kl", 0.1]], "layers": [1, 2], "seeds": [0], "n_cells": 12, "sizes": sizes}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (folder / "tables").mkdir()
+    rows = [("task", "arm", "status"), (domains[0], "cds", "runs"), (domains[0], "iti", "it has no pairs")]
+    text = "".join(",".join(row) + "\n" for row in rows)
+    (folder / "tables" / "applicability.csv").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -8,52 +8,59 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench.dimensions import frequency_table
-from workbench.figures import (
-    Section,
-    best_per_domain,
-    contexts_html,
-    detector_caption,
-    detector_figure,
-    effect_caption,
-    effect_figure,
-    figure_fragment,
-    first_position_caption,
-    first_position_figure,
-    frequency_caption,
-    frequency_figure,
-    magnitude_caption,
-    magnitude_figure,
-    profile_caption,
-    profile_figure,
-    token_words,
-    write_figure,
-    write_page,
-)
+from workbench.dimensions.labels import label_curve
+from workbench.figures import token_words
+from workbench.masking.tables import Criticality, criticality_tables, load_criticality
 from workbench.records import (
     SELECTIONS,
+    BasisScore,
     Comparison,
+    ConditionStability,
+    Contrast,
+    Damage,
     Detector,
     Dimension,
     DimensionStatistics,
+    LabelScore,
     PooledRows,
+    ReadingAgreement,
+    RecordError,
+    SelectionStability,
+    StrengthCurve,
+    Verdict,
     load_pooled_rows,
     load_statistics,
     load_table,
     to_plain,
     write_whole,
 )
+from workbench.records.tables import read_csv
 
 MANIFEST = "manifest.json"
 MASKING = "masking"  # folder of the criticality experiment among the records
-RARE = 0.05  # dimensions active in a smaller share of every domain's prompts are not drawn
-N_BEST = 10  # detectors per domain
-N_PROFILES = 24
+# What a run may hold: the kind of the records where a file is a table of them. Those of a study lie in `records`.
+TABLES: Mapping[str, type[Any]] = {
+    "dcds": Dimension,
+    "detectors": Detector,
+    "verdicts": Verdict,
+    "labels": LabelScore,
+    "selections": SelectionStability,
+    "conditions": ConditionStability,
+    "readings": ReadingAgreement,
+    "bases": BasisScore,
+    "contrasts": Contrast,
+    "curves": StrengthCurve,
+    "damage": Damage,
+}
+OF_A_STUDY = ("statistics.safetensors", "rows.npy", "dcds.json", "detectors.json", "contrasts.json")
+OF_AN_EXAM = "subjects.csv"
 
 
 class RunError(ValueError):
@@ -62,14 +69,201 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """The records of a finished run, as they lie in its folder."""
+    """What a run folder holds, read when it is first asked for: of a study, a comparison, or a masked exam.
 
-    manifest: Mapping[str, Any]
-    statistics: DimensionStatistics
-    rows: PooledRows
-    dcds: tuple[Dimension, ...]
-    detectors: tuple[Detector, ...]
-    comparisons: tuple[Comparison, ...]
+    Every property raises `RecordError`, naming the file, where its record is missing or damaged; `has` tells before.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise RunError(f"there is no run folder {self.folder}; make one with: workbench study --out {self.folder}")
+
+    def path(self, name: str) -> Path:
+        """Where a file of the run lies: among its records, or beside them."""
+        places = [self.folder / "records" / name, self.folder / name, self.folder / "tables" / name]
+        return next((place for place in places if place.exists()), places[0])
+
+    def has(self, name: str) -> bool:
+        """Whether a property of this class can be read."""
+        files = {"statistics": "statistics.safetensors", "rows": "rows.npy", "frequency": "rows.npy"}
+        files |= {"label_curve": "labels.json", "masking": MASKING, "masking_tables": MASKING, "exam": OF_AN_EXAM}
+        if name in ("contrasts", "primary"):
+            return any(self.path(f"{file}.json").is_file() for file in ("contrasts", "comparisons"))
+        return name == "words" or self.path(files.get(name, f"{name}.json")).exists()
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the folder is that of a study: records in a folder of their own."""
+        return (self.folder / "records").is_dir()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The files of a finished study that are not there."""
+        wanted = ("manifest.json", "summary.json", *OF_A_STUDY)
+        return tuple(
+            name for name in wanted if not (self.has("contrasts") if "contr" in name else self.path(name).is_file())
+        )
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Settings, seeds, model, data and versions; empty where the run was not finished."""
+        return self._json("manifest.json")
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """What was found, in plain values."""
+        return self._json("summary.json")
+
+    @cached_property
+    def plan(self) -> Mapping[str, Any]:
+        """What a comparison set out to do."""
+        return self._json("plan.json")
+
+    @cached_property
+    def classifier(self) -> Mapping[str, Any]:
+        """Accuracy of the domain classifier."""
+        return self._json("classifier.json")
+
+    @cached_property
+    def controls(self) -> Mapping[str, float]:
+        """Per domain, the fraction of the dimensions not judged that tell it apart as well as a detector must."""
+        return {domain: value for domain, value in self._json("controls.json").items() if value is not None}
+
+    @property
+    def model_name(self) -> str:
+        """The model as a sentence names it."""
+        name = self.summary.get("model") or self.manifest.get("model", self.plan.get("model", {})).get("name")
+        return "the built-in model" if name == "builtin" else str(name or "a language model")
+
+    @cached_property
+    def statistics(self) -> DimensionStatistics:
+        return load_statistics(self.path("statistics.safetensors"))
+
+    @cached_property
+    def rows(self) -> PooledRows:
+        return load_pooled_rows(self.path("rows.npy"))
+
+    @cached_property
+    def frequency(self) -> pd.DataFrame:
+        """Fraction of each domain's prompts in which a dimension is active."""
+        return frequency_table(self.rows)
+
+    @cached_property
+    def words(self) -> dict[int, tuple[str, ...]]:
+        """What fires each dimension, for hover texts; empty without detectors."""
+        return token_words(self.detectors) if self.has("detectors") else {}
+
+    dcds = cached_property(lambda self: self._table("dcds"))
+    detectors = cached_property(lambda self: self._table("detectors"))
+    verdicts = cached_property(lambda self: self._table("verdicts"))
+    labels = cached_property(lambda self: self._table("labels"))
+    selections = cached_property(lambda self: self._table("selections"))
+    conditions = cached_property(lambda self: self._table("conditions"))
+    readings = cached_property(lambda self: self._table("readings"))
+    bases = cached_property(lambda self: self._table("bases"))
+    curves = cached_property(lambda self: self._table("curves"))
+    damage = cached_property(lambda self: self._table("damage"))
+
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """All effects: of every arm against the unsteered model, and of arms against each other."""
+        if self.path("contrasts.json").is_file():
+            return self._table("contrasts")
+        found = load_table(self.path("comparisons.json"), Comparison)
+        pairs = self.path("between_arms.json")
+        return tuple(map(as_contrast, [*found, *(load_table(pairs, Comparison) if pairs.is_file() else [])]))
+
+    @property
+    def primary(self) -> tuple[Contrast, ...]:
+        """The effects on the metric that a task is about."""
+        return tuple(one for one in self.contrasts if one.is_primary)
+
+    @cached_property
+    def label_curve(self) -> pd.DataFrame:
+        """Held-out score against the fraction of dimensions labelled."""
+        return label_curve(self.labels)
+
+    @cached_property
+    def masking(self) -> Criticality:
+        """The experiment that masked dimensions."""
+        return load_criticality(self.path(MASKING))
+
+    @cached_property
+    def masking_tables(self) -> dict[str, pd.DataFrame]:
+        """Its tables by name."""
+        return criticality_tables(self.masking)
+
+    @property
+    def masking_path(self) -> str:
+        """Whether every dimension was masked ("full") or candidates only ("screened")."""
+        return "full" if "zero" in self.masking.plan.exhaustive else "screened"
+
+    @property
+    def masking_k(self) -> int:
+        """How many of the dimensions needed most are compared with the largest."""
+        return self.masking.plan.k
+
+    @cached_property
+    def exam(self) -> pd.DataFrame:
+        """Accuracy on every subject of an exam with single dimensions masked."""
+        return pd.read_csv(self.path(OF_AN_EXAM), keep_default_na=False)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """A table that the run wrote as CSV; empty where there is none."""
+        path = self.folder / "tables" / f"{name}.csv"
+        return read_csv(path) if path.is_file() else pd.DataFrame()
+
+    def _table(self, name: str) -> tuple[Any, ...]:
+        return tuple(load_table(self.path(f"{name}.json"), TABLES[name]))
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        path = self.path(name)
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path} is damaged ({error}); write it again") from error
+
+
+def read_run(folder: str | Path) -> Run:
+    """A finished study; raises `RunError` or `RecordError`, naming what is missing."""
+    run = Run(Path(folder))
+    if not (run.folder / MANIFEST).is_file():
+        raise RunError(f"{folder} is not a finished run: it has no {MANIFEST}; make one with: workbench study")
+    gone = [name for name in run.missing if name in OF_A_STUDY]
+    if gone:
+        raise RecordError(f"{run.folder / 'records' / gone[0]} does not exist; was the run completed?")
+    return run
+
+
+def as_contrast(old: Comparison) -> Contrast:
+    """An effect in the form that carries its unit and direction."""
+    is_loss, is_measured = "loss" in old.metric, math.isfinite(old.effect) and math.isfinite(old.low)
+    verdict = "no difference shown" if is_measured else "not measured"
+    if is_measured and (old.low > 0 or old.high < 0):
+        verdict = "worse" if (old.effect > 0) == is_loss else "better"
+    return Contrast(
+        task=f"{old.metric.replace(' ', '-')}/{old.domain}",
+        domain=old.domain,
+        arm=f"{old.method} ({old.selection})" if old.selection else old.method,
+        role="control" if old.method in ("top-k", "random-k") else "method",
+        metric=old.metric,
+        unit="nats per token" if is_loss else "difference in fraction",
+        higher_is_better=not is_loss,
+        is_primary=True,
+        budget="kl",
+        level=old.budget,
+        against=old.against,
+        setting=f"layer {old.layer}" if old.layer >= 0 else "",
+        **{name: getattr(old, name) for name in ("strength", "kl", "effect", "low", "high", "n", "note")},
+        **dict.fromkeys(("in_norms", "in_sds", "p", "q"), math.nan),
+        n_missing=0,
+        verdict=verdict,
+        minimum_detectable_effect=(old.high - old.low) / 2,
+    )
 
 
 def check_output(out: Path) -> None:
@@ -133,77 +327,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return value
-
-
-def read_run(folder: str | Path) -> Run:
-    """Read the records of a finished run; raises `RunError` or `RecordError`, naming what is missing."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}; make one with: workbench study --out {folder}")
-    if not (folder / MANIFEST).is_file():
-        raise RunError(f"{folder} is not a finished run: it has no {MANIFEST}; make one with: workbench study")
-    records = folder / "records"
-    return Run(
-        manifest=json.loads((folder / MANIFEST).read_text(encoding="utf-8")),
-        statistics=load_statistics(records / "statistics.safetensors"),
-        rows=load_pooled_rows(records / "rows.npy"),
-        dcds=tuple(load_table(records / "dcds.json", Dimension)),
-        detectors=tuple(load_table(records / "detectors.json", Detector)),
-        comparisons=tuple(load_table(records / "comparisons.json", Comparison)),
-    )
-
-
-def draw_figures(folder: str | Path) -> list[Path]:
-    """Draw the figures of a run from its records into `figures/`, each a file that opens without a network."""
-    run = read_run(folder)
-    out = Path(folder) / "figures"
-    out.mkdir(exist_ok=True)
-    words = token_words(run.detectors)
-    frequency = frequency_table(run.rows)
-    drawn = [
-        ("magnitudes", magnitude_figure(run.statistics, words=words), magnitude_caption(run.statistics)),
-        ("first_positions", first_position_figure(run.statistics), first_position_caption(run.statistics)),
-        ("detectors", detector_figure(run.detectors, N_BEST), detector_caption(run.detectors)),
-    ]
-    if frequency.to_numpy().max() >= RARE:  # otherwise no column would be left to draw
-        figure = frequency_figure(frequency, at_least=RARE, words=words)
-        drawn.append(("frequency", figure, frequency_caption(frequency)))
-    for metric in dict.fromkeys(comparison.metric for comparison in run.comparisons):
-        name = "".join(sign if sign.isalnum() else "_" for sign in f"effect_{metric}")
-        drawn.append((name, effect_figure(run.comparisons, metric), effect_caption(run.comparisons, metric)))
-    paths = [write_figure(figure, out / f"{name}.html", caption=caption) for name, figure, caption in drawn]
-    return [*paths, _draw_profiles(run, out), _draw_contexts(run, out)]
-
-
-def _draw_profiles(run: Run, folder: Path) -> Path:
-    """One page with the profile over layers of the first DCDs of every domain and selection."""
-    dimensions = list(dict.fromkeys(dcd.dimension for dcd in sorted(run.dcds, key=lambda dcd: dcd.rank)))[:N_PROFILES]
-    sections = [
-        Section(
-            f"dimension-{dimension}",
-            f"Dimension {dimension}",
-            figure_fragment(
-                profile_figure(run.statistics, dimension),
-                name=f"profile-{dimension}",
-                caption=profile_caption(run.statistics, dimension),
-            ),
-        )
-        for dimension in dimensions
-    ]
-    return write_page(folder / "profiles.html", title="Dimensions over layers", lead="", sections=sections)
-
-
-def _draw_contexts(run: Run, folder: Path) -> Path:
-    """One page with the top tokens in context of the best detectors of every domain."""
-    sections = [
-        Section(
-            f"detector-{index}",
-            f"{detector.domain}, dimension {detector.dimension}, layer {detector.layer}: {detector.label}",
-            contexts_html(detector),
-        )
-        for index, detector in enumerate(best_per_domain(run.detectors, N_BEST))
-    ]
-    return write_page(folder / "contexts.html", title="Top tokens in context", lead="", sections=sections)
 
 
 def comparison_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import PydanticCustomError
 
+LARGEST_SEED = 2**32 - 1  # as in models
+
 
 def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
     twice = [item for item in items if items.count(item) > 1]
@@ -27,6 +29,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]  # also of counts that may be none
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Several = Annotated[int, Field(ge=2)]  # one passage, item or text gives no interval
 Name = Annotated[str, Field(min_length=1)]
 

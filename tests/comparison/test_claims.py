@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments.claims import CLAIMS, rows_of, table
-from workbench.comparison.tables import Outcomes, describe
-from workbench.records import Contrast
+from workbench.comparison.tables import Outcomes
+from workbench.records import Contrast, describe
 
 COUNTS = ["task", "metric", "budget", "level", "arm", "against", "n_domains", "ahead", "behind", "better", "worse", "p"]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,7 +175,9 @@ def test_a_run_of_another_model_or_text_is_refused(
         "model": {"name": "mine", "fingerprint": material.model.fingerprint},
         "data": {"corpus": module.corpus_hash(material.prompts)},
     }
-    run = module.Run(manifest, material.statistics, material.rows, material.dcds, material.detectors, ())
+    names = ("statistics", "rows", "dcds", "detectors")
+    records = {name: getattr(material, name) for name in names}
+    run = SimpleNamespace(manifest=manifest, has=lambda name: False, **records)
     monkeypatch.setattr(module, "read_run", lambda folder: run)
     again = from_run(tmp_path, model=material.model, prompts=material.prompts)
     assert card_html(dimension_card(again, 7, "law", 0)) == card_html(

@@ -3,13 +3,28 @@
 import dataclasses
 import math
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from tests.fake_records import fake_damages
-from workbench.figures.comparison import front_figure, strength_figure, trade_off_figure
-from workbench.figures.contrasts import arm_forest_figure, domain_forest_figure
-from workbench.figures.damage import damage_caption, damage_figure
+from tests.fake_records import DOMAINS, LEVELS, fake_contrasts, fake_damages
+from workbench.figures import (
+    damage_caption,
+    damage_figure,
+    difference_caption,
+    difference_figure,
+    domain_forest_caption,
+    domain_forest_figure,
+    forest_caption,
+    forest_figure,
+    front_figure,
+    strength_caption,
+    strength_figure,
+    trade_off_caption,
+    trade_off_figure,
+)
+from workbench.figures.comparison import excludes_zero, is_measured, is_shown, middle_budget, reading
+from workbench.figures.style import PALETTE, SYMBOLS
 from workbench.records import Contrast, Damage, StrengthCurve
 
 NAN = math.nan
@@ -65,7 +80,8 @@ def points(figure: go.Figure) -> list[tuple[float, float, str]]:
     for trace in figure.to_dict()["data"]:
         marks = trace.get("marker", {}).get("symbol")
         if "error_y" in trace or "error_x" in trace or isinstance(marks, list | tuple):
-            found += list(zip(trace["x"], trace["y"], marks, strict=True))
+            x = (trace.get("meta") or {}).get("x", trace["x"])
+            found += list(zip(x, trace["y"], marks, strict=True))
     return found
 
 
@@ -90,17 +106,20 @@ def test_the_front_holds_no_beaten_point() -> None:
         assert set(best) <= set(kept)
 
 
+PLACE = {"budget": "kl", "level": 0.1}
+BY_DOMAIN = {"arm": "cds", "against": "whole-dimension", "kind": "domain-loss", **PLACE}
+
+
 def test_domains_are_counted_in_words() -> None:
-    figure = domain_forest_figure(example(), "cds", "whole-dimension", metric="loss", budget="kl", level=0.1)
-    subtitle = figure.to_dict()["layout"]["title"]["subtitle"]["text"]
+    assert len(points(domain_forest_figure(example(), "loss", **BY_DOMAIN))) == 3
     # effects 0.03, 0.01 and -0.01 of a loss: ahead where negative
-    assert "ahead in 1 of 3 domains" in subtitle
-    assert "worse in 1" in subtitle
-    assert len(points(figure)) == 3
+    text = domain_forest_caption(example(), "loss", **BY_DOMAIN)
+    assert "ahead of whole-dimension in 1 of 3 domains" in text
+    assert "worse in 1" in text
 
 
 def test_arms_beside_each_other_with_the_prompt() -> None:
-    figure = arm_forest_figure(example(), "domain-loss/law", metric="loss", budget="kl", level=0.1)
+    figure = forest_figure(example(), "loss", tasks=["domain-loss/law"], **PLACE)
     assert {y for _, y, _ in points(figure)} == {"cds", "whole-dimension", "random-k", "prompt-only"}
 
 
@@ -134,13 +153,16 @@ def test_the_band_is_shaded_in_the_units_of_the_axis() -> None:
     assert any(note["text"] == "no usable band" for note in figure["layout"]["annotations"])
 
 
-def test_nothing_measured_is_said_and_not_drawn() -> None:
+def test_where_there_is_nothing_to_draw_there_is_no_figure_and_an_unknown_metric_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="nothing was measured on 'accuracy'; there is loss"):
         trade_off_figure(example(), "accuracy")
-    with pytest.raises(ValueError, match="no strength curve"):
-        strength_figure([], "domain-loss/law")
-    with pytest.raises(ValueError, match="not compared"):
-        domain_forest_figure(example(), "noise", "cds", metric="loss", budget="kl", level=0.1)
+    assert strength_figure([], "domain-loss/law") is None
+    assert domain_forest_figure(example(), "loss", **{**BY_DOMAIN, "arm": "noise"}) is None
+    assert difference_figure(example(), "loss", budget="edit", level=0.5) is None
+    gone = [dataclasses.replace(one, effect=NAN, low=NAN, high=NAN, verdict="not measured") for one in example()]
+    assert trade_off_figure(gone, "loss") is front_figure(gone, "loss") is forest_figure(gone, "loss", **PLACE) is None
+    assert trade_off_caption(gone, "loss").startswith("No arm could be run")
+    assert strength_caption([curve(), curve(arm="noise", low=NAN)], "domain-loss/law").startswith("1 of 2 arms")
 
 
 def test_names_are_text_not_markup() -> None:
@@ -149,9 +171,122 @@ def test_names_are_text_not_markup() -> None:
         assert "<script>" not in str(figure.to_json())
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
+# --- effects of a study ----------------------------------------------------------------------------------------------
 
-PLACE = {"budget": "kl", "level": 0.1}
+LOSS = "domain loss"
+
+
+def unsteered(metric: str = LOSS) -> list[Contrast]:
+    return [one for one in fake_contrasts() if one.against == "unsteered" and one.metric == metric]
+
+
+def marks_of(figure: go.Figure, axis: str) -> list[tuple[float, float, float, bool]]:
+    """(effect, low, high, is hollow) of every mark of a figure that has an interval."""
+    found = []
+    for trace in figure.data:
+        error = trace[f"error_{axis}"]
+        if error.array is None:
+            continue
+        bars = zip(trace[axis], error.array, error.arrayminus, trace.marker.symbol, strict=True)
+        found += [(x, x - less, x + more, symbol.endswith("-open")) for x, more, less, symbol in bars]
+    return sorted(found)
+
+
+def expected_marks(contrasts: list[Contrast]) -> list[tuple[float, float, float, bool]]:
+    return sorted((one.effect, one.low, one.high, one.low <= 0 <= one.high) for one in contrasts if is_measured(one))
+
+
+@pytest.mark.parametrize("metric", [LOSS, "domain share"])
+def test_every_effect_is_drawn_with_its_interval_and_hollow_where_it_covers_zero(metric: str) -> None:
+    figure = trade_off_figure(fake_contrasts(), metric)
+    np.testing.assert_allclose(marks_of(figure, "y"), expected_marks(unsteered(metric)))
+    bottom, top = figure.layout.yaxis.range
+    assert bottom < min(low for _, low, _, _ in marks_of(figure, "y"))
+    assert top > max(high for _, _, high, _ in marks_of(figure, "y"))
+    assert bottom < 0 < top
+
+
+def test_arms_are_set_beside_each_other_near_their_measured_kl() -> None:
+    measured = {one.effect: one.kl for one in unsteered() if is_measured(one)}
+    for trace in trade_off_figure(fake_contrasts(), LOSS).data:
+        if trace.hoverinfo != "skip":
+            for x, effect in zip(trace.x, trace.y, strict=True):
+                assert abs(math.log10(x / measured[effect])) < 0.101
+
+
+def test_arms_differ_in_colour_or_symbol() -> None:
+    legend = [trace for trace in trade_off_figure(fake_contrasts(), LOSS).data if trace.showlegend is None]
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in legend}) == len(legend) == 6
+    assert len({(PALETTE[index % len(PALETTE)], SYMBOLS[index % len(SYMBOLS)]) for index in range(57)}) == 57
+
+
+def test_a_forest_holds_the_arms_of_one_level_and_names_those_not_run() -> None:
+    figure = forest_figure(fake_contrasts(), LOSS, **PLACE)
+    np.testing.assert_allclose(marks_of(figure, "x"), expected_marks([c for c in unsteered() if c.level == 0.1]))
+    highest = forest_figure(fake_contrasts(), LOSS, budget="kl", level=0.3)
+    lost = [text for trace in highest.data if trace.mode == "text" for text in trace.hovertext]
+    assert len(lost) == len(DOMAINS)
+    assert all(text.startswith("random-k: not measured: level not reached") for text in lost)
+    assert all("&lt;breaks&gt;" in text for text in lost)
+
+
+def test_differences_between_arms_stay_out_of_the_effects_and_have_their_own_forest() -> None:
+    pairs = [c for c in fake_contrasts() if c.against != "unsteered" and c.metric == LOSS and c.level == 0.1]
+    np.testing.assert_allclose(marks_of(difference_figure(fake_contrasts(), LOSS, **PLACE), "x"), expected_marks(pairs))
+
+
+def test_a_panel_in_which_nothing_ran_is_marked() -> None:
+    missing = [
+        dataclasses.replace(c, effect=NAN, low=NAN, high=NAN, n=0) if c.domain == "law" else c for c in unsteered()
+    ]
+    figure = trade_off_figure(missing, LOSS)
+    assert sum(note.text == "no arm could be run" for note in figure.layout.annotations) == 1
+    assert np.isfinite(figure.layout.yaxis.range).all()
+
+
+def test_the_effect_captions_can_say_that_nothing_differs() -> None:
+    nothing = fake_contrasts(scale=0.0)
+    caption = trade_off_caption(nothing, LOSS)
+    assert caption.startswith("No arm differs from unsteered in domain loss: all 119 intervals cover zero")
+    assert difference_caption(nothing, LOSS, **PLACE).startswith("No two arms differ")
+    different = [one for one in unsteered() if is_measured(one) and excludes_zero(one)]
+    better = sum(one.effect < 0 for one in different)
+    caption = trade_off_caption(fake_contrasts(), LOSS)
+    counts = f"{better} better and {len(different) - better} worse than unsteered"
+    assert f"{len(different)} of 119 intervals exclude zero: {counts}" in caption
+    assert "7 of 126 could not be run" in caption
+    assert "adjustment" not in caption
+    adjusted = [dataclasses.replace(one, q=0.2, verdict="no difference shown") for one in unsteered()]
+    assert "; 0 remain after adjustment for their number" in trade_off_caption(adjusted, LOSS)
+
+
+def test_captions_read_the_sign_as_the_record_says() -> None:
+    for higher, word, other in ((False, "7, 0, 0", "better"), (True, "0, 7, 0", "worse")):
+        down = [
+            dataclasses.replace(one, effect=-1.0, low=-1.5, high=-0.5, note="", higher_is_better=higher, verdict=other)
+            for one in unsteered()
+        ]
+        assert {reading(one) for one in down} == {other}
+        assert f"cds (magnitude) {word}" in forest_caption(down, LOSS, budget="kl", level=LEVELS[0])
+        assert ("no arm improves" in trade_off_caption(down, LOSS)) == higher
+
+
+def test_no_difference_is_printed_with_the_minimum_detectable_one() -> None:
+    item = dataclasses.replace(unsteered()[0], effect=0.01, low=-0.02, high=0.04, n=48, note="")
+    item = dataclasses.replace(item, verdict="no difference shown", minimum_detectable_effect=0.03)
+    assert not is_shown(item)
+    assert reading(item) == "not detected (minimum detectable difference 0.03)"
+    equal = dataclasses.replace(item, effect=0.0, low=0.0, high=0.0)
+    assert "all 48 pairs are equal" in reading(equal)
+
+
+def test_the_middle_budget_is_that_of_kl_where_there_is_one() -> None:
+    assert middle_budget(fake_contrasts()) == ("kl", 0.1)
+    assert middle_budget([contrast("cds", 0.1, 0.2, budget="edit", level=0.4)]) == ("edit", 0.4)
+    assert middle_budget([contrast("prompt-only", NAN, 0.2, budget="none", level=0.0)]) is None
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_measure_of_damage_is_drawn_in_its_panel_with_its_interval() -> None:
@@ -190,8 +325,6 @@ def test_the_words_on_damage_count_what_is_shown_and_can_say_that_nothing_is() -
     assert "every arm is shown to be worse in 2 of 3" in damage_caption(same, "domain-loss/law", **PLACE)
 
 
-def test_damage_that_was_not_measured_is_an_error_not_an_empty_figure() -> None:
+def test_damage_that_was_not_measured_has_no_figure() -> None:
     gone: list[Damage] = [dataclasses.replace(one, difference=NAN, low=NAN, high=NAN) for one in fake_damages()]
-    for draw in (damage_figure, damage_caption):
-        with pytest.raises(ValueError, match=r"no damage was measured on 'domain-loss/law' at kl 0\.1"):
-            draw(gone, "domain-loss/law", **PLACE)
+    assert damage_figure(gone, "domain-loss/law", **PLACE) is None

@@ -12,14 +12,14 @@ import plotly.graph_objects as go
 import pytest
 from plotly.colors import hex_to_rgb, sample_colorscale
 
-from tests.fake_records import DOMAINS, fake_comparisons, fake_dcds, fake_detectors, fake_statistics
+from tests.fake_records import DOMAINS, fake_contrasts, fake_dcds, fake_detectors, fake_statistics
 from tests.figures.test_figures import FIGURES, LOSS, values
 from workbench.figures import (
     PRESETS,
     Drawing,
+    Preset,
     dcd_figure,
     detector_figure,
-    effect_figure,
     export_figures,
     export_obstacle,
     figure_frame,
@@ -28,13 +28,14 @@ from workbench.figures import (
     magnitude_figure,
     profile_figure,
     token_figure,
+    trade_off_figure,
 )
-from workbench.figures.journal import narrow_layout
-from workbench.figures.panels import wrap
+from workbench.figures.journal import narrow_layout, wrap
 from workbench.figures.style import DIVERGING, PALETTE, layer_colours
 from workbench.records import TokenColumns
 
 POINT = 96 / 72
+KINDS = ("html", "csv", "tex", "md")  # without a browser
 
 
 def fake_columns() -> TokenColumns:
@@ -93,7 +94,8 @@ def test_a_journal_figure_has_the_columns_width_and_one_size_of_type(name: str, 
     made = journal_figure(drawn(name), preset)
     layout = made.to_dict()["layout"]
     assert abs(layout["width"] / 96 * 25.4 - {"one-column": 85, "two-column": 175}[preset]) < 0.2
-    assert 60 < layout["height"] <= 225 / 25.4 * 96 + 1
+    if (name, preset) != ("difference", "one-column"):  # whose 63 rows of two lines are higher than any page
+        assert 60 < layout["height"] <= 225 / 25.4 * 96 + 1
     stated = sizes_of_type(layout) + [size for trace in made.data for size in sizes_of_type(trace.to_plotly_json())]
     assert stated
     np.testing.assert_allclose(stated, 8 * POINT)
@@ -110,6 +112,28 @@ def test_panels_stay_within_the_drawing_area_and_apart(name: str, preset: str) -
         assert -1e-9 <= bottom < top <= 1 + 1e-9
         for a, b, c, d in panels[index + 1 :]:
             assert right <= a + 1e-9 or b <= left + 1e-9 or top <= c + 1e-9 or d <= bottom + 1e-9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["detector", "difference", "forest", "damage", "dcds"])
+def test_named_rows_never_overprint(name: str, preset: str) -> None:
+    layout = journal_figure(drawn(name), preset).to_dict()["layout"]
+    inner = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
+    rows = [axis for key, axis in layout.items() if re.fullmatch(r"yaxis\d*", key) and axis.get("type") == "category"]
+    assert rows
+    for axis in rows:
+        labels = axis.get("ticktext") or axis.get("categoryarray") or DOMAINS
+        start, stop = axis.get("domain", (0, 1))
+        lines = max(str(label).count("<br>") + 1 for label in labels)
+        assert (stop - start) * inner / len(labels) >= 1.2 * lines * 8 * POINT
+
+
+def test_a_preset_of_ones_own_brings_its_font_and_colours() -> None:
+    mine = Preset("poster", width_mm=120, points=10, font="Georgia", colours=("#111111", "#222222"))
+    made = journal_figure(drawn("profile"), mine)
+    assert made.layout.font.family == "Georgia"
+    assert {trace.line.color for trace in made.data} == {"#111111", "#222222"}
+    assert drawn("profile").data[0].line.color == PALETTE[0]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -138,7 +162,7 @@ def test_a_row_of_panels_is_stacked_where_it_would_be_too_narrow() -> None:
 
 
 def test_grid_figures_keep_one_title_per_direction_with_its_unit() -> None:
-    notes = journal_figure(effect_figure(fake_comparisons(), LOSS), "one-column").layout.annotations
+    notes = journal_figure(trade_off_figure(fake_contrasts(), LOSS), "one-column").layout.annotations
     free = [note.text.replace("<br>", " ") for note in notes if note.xref == "paper"]
     assert sorted(free) == ["KL to the unsteered model (nats per token)", "steered − unsteered (nats per token)"]
 
@@ -237,9 +261,9 @@ def test_activations_along_a_text_are_those_of_its_tokens_and_the_sink_does_not_
 # --- data and files ---------------------------------------------------------------------------------------------------
 
 
-def test_the_data_of_an_effect_figure_are_the_comparisons_at_their_measured_cost() -> None:
-    chosen = [c for c in fake_comparisons() if (c.metric, c.against) == (LOSS, "unsteered") and c.n]
-    frame = figure_frame(effect_figure(fake_comparisons(), LOSS))
+def test_the_data_of_an_effect_figure_are_the_contrasts_at_their_measured_cost() -> None:
+    chosen = [c for c in fake_contrasts() if (c.metric, c.against) == (LOSS, "unsteered") and c.n]
+    frame = figure_frame(trade_off_figure(fake_contrasts(), LOSS))
     expected = sorted((c.domain, round(c.kl, 6), round(c.effect, 6), round(c.low, 6), round(c.high, 6)) for c in chosen)
     columns = ["panel", "KL to the unsteered model (nats per token)", "steered − unsteered (nats per token)"]
     found = [
@@ -250,8 +274,8 @@ def test_the_data_of_an_effect_figure_are_the_comparisons_at_their_measured_cost
 
 
 def test_the_data_of_a_forest_name_the_arm_and_bound_the_effect() -> None:
-    chosen = [c for c in fake_comparisons() if (c.metric, c.against, c.budget) == (LOSS, "unsteered", 0.1) and c.n]
-    frame = figure_frame(forest_figure(chosen, 0.1, LOSS))
+    chosen = [c for c in fake_contrasts() if (c.metric, c.against, c.level) == (LOSS, "unsteered", 0.1) and c.n]
+    frame = figure_frame(forest_figure(chosen, LOSS, budget="kl", level=0.1))
     np.testing.assert_allclose(sorted(frame["low"]), sorted(c.low for c in chosen))
     np.testing.assert_allclose(sorted(frame["high"]), sorted(c.high for c in chosen))
     assert set(frame["panel"]) == set(DOMAINS)
@@ -291,10 +315,10 @@ def test_without_a_browser_html_and_data_are_written_and_one_line_says_what_to_i
     assert obstacle.count("\n") == 0
     assert "install Chrome or Chromium" in obstacle
     assert "pip install" not in obstacle
-    names = {"profile.html", "profile.csv", "detectors.html", "detectors.csv", "manifest.json"}
-    assert {path.name for path in paths} == names == {path.name for path in (tmp_path / "figures").iterdir()}
+    names = {*(f"profile.{kind}" for kind in KINDS), *(f"detectors.{kind}" for kind in KINDS), "manifest.json"}
+    assert {path.name for path in paths} == names == {p.name for p in (tmp_path / "figures").iterdir()} - {"assets"}
     listed = json.loads((tmp_path / "figures" / "manifest.json").read_text(encoding="utf-8"))["figures"]
-    assert [item["files"] for item in listed] == [[f"{n}.html", f"{n}.csv"] for n in ("profile", "detectors")]
+    assert [item["files"] for item in listed] == [[f"{n}.{kind}" for kind in KINDS] for n in ("profile", "detectors")]
 
 
 def test_without_kaleido_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,15 @@ import pytest
 from workbench.figures.masking import (
     drop_caption,
     drop_figure,
+    exam_caption,
+    exam_figure,
     magnitude_drop_caption,
     magnitude_drop_figure,
     overlap_caption,
     overlap_figure,
+    recall_caption,
+    recall_figure,
 )
-from workbench.figures.recall import recall_caption, recall_figure
 
 DOMAINS = ("law", "<b>code</b>")
 
@@ -136,3 +139,27 @@ def test_recall_draws_the_worst_domain_and_says_whether_the_goal_is_reached() ->
     assert "the best there is 60% (4 groups, m = 10, 10.0% of the cost)" in recall_caption(recall(0.6))
     assert "is reached from 10.0% of the exhaustive cost on (4 groups, m = 10" in recall_caption(recall(0.9))
     assert "Every setting costs more than 20%" in recall_caption(recall(1.0).query("m == 40"))
+
+
+def exam() -> pd.DataFrame:
+    rows = [
+        ["law", "rank", 1, 7, 0.6, 0.2],
+        ["<b>code</b>", "rank", 1, 9, 0.4, 0.3],
+        ["law", "random", 0, 1, 0.6, 0.6],
+        ["law", "random", 0, 2, 0.6, 0.5],
+        ["<b>code</b>", "random", 0, 1, 0.4, 0.4],
+        ["law", "named", 0, 5, 0.6, 0.7],
+    ]
+    return pd.DataFrame(rows, columns=["subject", "role", "rank", "dimension", "unmasked", "masked"])
+
+
+def test_an_exam_shows_every_subject_and_averages_random_dimensions_within_it_first() -> None:
+    figure = exam_figure(exam())
+    marks = [list(trace.y) for trace in figure.data if trace.mode == "markers"]
+    assert marks == [pytest.approx([-0.4, -0.1]), pytest.approx([-0.05, 0.0]), pytest.approx([0.1])]
+    means = [trace.y[0] for trace in figure.data if trace.mode == "lines"]
+    assert means == pytest.approx([-0.25, -0.025, 0.1])
+    assert "<b>code" not in figure.to_json().replace("\\u003c", "<")
+    text = exam_caption(exam())
+    assert "over 2 subjects, in percentage points of 50% unmasked: rank 1 −25, random −2.5 and dimension 5 10." in text
+    assert exam_figure(exam().iloc[:0]) is None

@@ -1,8 +1,9 @@
 """Figures of verdicts and stability: what is drawn is what the records hold, and captions are true to the numbers."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
-import pytest
 
 from workbench.figures import (
     agreement_caption,
@@ -16,7 +17,7 @@ from workbench.figures import (
     verdict_caption,
     verdict_figure,
 )
-from workbench.records import BasisScore, ReadingAgreement, SelectionStability, Verdict, VerdictName
+from workbench.records import BasisScore, ReadingAgreement, Rule, SelectionStability, Verdict, VerdictName
 
 NAN = float("nan")
 
@@ -42,6 +43,7 @@ def verdict(name: VerdictName, dimension: int, auroc: float, *, zero: float = NA
         cost_mean=mean,
         label="legal <terms>",
         note="",
+        rule=Rule(min_share=0.8, min_auroc=0.65),
     )
 
 
@@ -57,8 +59,19 @@ def test_the_map_shows_every_verdict_where_its_evidence_is() -> None:
     assert "2 sink, 1 detector, 0 both and 0 neither" in caption
     assert "2 nats per token at zero and 0.01 at the mean" in caption
     assert "was not measured" in verdict_caption(found[1:])
-    with pytest.raises(ValueError, match="no verdicts"):
-        verdict_figure([])
+    assert verdict_figure([]) is None
+
+
+def test_the_dotted_lines_are_the_thresholds_of_the_rule_that_judged() -> None:
+    strict = dataclasses.replace(verdict("neither", 6, 0.9), rule=Rule(min_share=0.95, min_auroc=0.99))
+    for found, shares, aurocs in (
+        ([verdict("sink", 3, 0.6)], [0.8], [0.65]),
+        ([strict], [0.95], [0.99]),
+        ([verdict("sink", 3, 0.6), strict], [0.8, 0.95], [0.65, 0.99]),
+    ):
+        lines = verdict_figure(found).to_dict()["layout"]["shapes"]
+        assert sorted(line["x0"] for line in lines if line["x0"] == line["x1"]) == shares
+        assert sorted(line["y0"] for line in lines if line["y0"] == line["y1"]) == aurocs
 
 
 def test_ranks_have_their_intervals_by_domain() -> None:

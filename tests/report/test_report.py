@@ -9,7 +9,7 @@ import pytest
 from tests.fake_records import (
     DOMAINS,
     HOSTILE,
-    fake_comparisons,
+    fake_contrasts,
     fake_dcds,
     fake_detectors,
     fake_rows,
@@ -20,7 +20,8 @@ from tests.pages import Page
 from workbench.records import RecordError, save_pooled_rows, save_statistics, save_table
 from workbench.report import write_report
 
-PARTS = ("statistics.safetensors", "rows.npy", "dcds.json", "detectors.json", "comparisons.json")
+PLOTLY = "assets/plotly.min.js"  # beside the page, for all pages of a run
+PARTS = ("statistics.safetensors", "rows.npy", "dcds.json", "detectors.json", "contrasts.json")
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,12 @@ def text_of(page: Page) -> str:
 
 
 def test_the_report_makes_no_request_and_the_browser_would_refuse_one(page: Page) -> None:
-    assert page.requests() == []
+    assert page.requests() == [PLOTLY]
     policies = [e.attributes["content"] for e in page.all("meta") if "Policy" in e.attributes.get("http-equiv", "")]
     rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
     assert rules["default-src"] == "'none'"
     allowed = {source for name, sources in rules.items() for source in sources.split() if name != "default-src"}
-    assert allowed <= {"'unsafe-inline'", "'none'", "data:", "blob:"}
+    assert allowed <= {"'unsafe-inline'", "'none'", "data:", "blob:", "'self'", "file:"}
 
 
 def test_a_request_in_the_page_would_be_seen() -> None:
@@ -60,8 +61,14 @@ def test_a_request_in_the_page_would_be_seen() -> None:
         assert Page(planted).requests(), planted
 
 
-def test_plotly_is_included_once_and_every_figure_without_its_cloud_button(page: Page) -> None:
-    assert sum("plotly.js v" in script.text for script in page.all("script")) == 1
+def test_plotly_is_shared_by_all_pages_of_the_run_and_no_figure_has_its_cloud_button(page: Page, run: Path) -> None:
+    assert (run / PLOTLY).stat().st_size > 1_000_000
+    assert not any("plotly.js v" in script.text for script in page.all("script"))
+    written = list((run / "figures").glob("*.html"))
+    assert len(written) == len(page.plots())
+    for path in written:
+        assert Page(path.read_text(encoding="utf-8")).requests() == [f"../{PLOTLY}"]
+        assert path.stat().st_size < 1_000_000
     plots = page.plots()
     assert len(plots) >= 9
     assert all(config["showSendToCloud"] is False for _, _, _, config in plots)
@@ -120,7 +127,7 @@ def test_the_tables_hold_every_record(page: Page) -> None:
     by_magnitude = [dcd for dcd in fake_dcds() if dcd.selection == "magnitude"]
     assert n_tables[next(c for c in captions if "by magnitude" in c)] == 8 * len(by_magnitude)
     for metric in ("domain loss", "domain share"):
-        own = [item for item in fake_comparisons() if item.metric == metric]
+        own = [item for item in fake_contrasts() if item.metric == metric]
         against = [item for item in own if item.against == "unsteered"]
         assert n_tables[f"Every arm against the unsteered model: {metric}"] == 10 * len(against)
         assert n_tables[f"Arm against arm: {metric}"] == 10 * (len(own) - len(against))
@@ -144,7 +151,7 @@ def test_manifest_seeds_and_classifier_are_stated(page: Page, run: Path) -> None
 
 def test_the_report_is_small_and_the_same_each_time(run: Path) -> None:
     first = (run / "report.html").read_bytes()
-    assert len(first) <= 8_000_000
+    assert len(first) <= 4_000_000
     assert write_report(run).read_bytes() == first
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
@@ -157,9 +164,9 @@ def test_a_wide_model_and_many_domains_still_give_a_small_report(tmp_path: Path)
     save_pooled_rows(fake_rows(domains, 2, 512), records / "rows.npy")
     save_table(fake_dcds(domains, 512), records / "dcds.json")
     save_table(fake_detectors(domains, 13, 512), records / "detectors.json")
-    save_table(fake_comparisons(domains), records / "comparisons.json")
+    save_table(fake_contrasts(domains), records / "contrasts.json")
     path = write_report(tmp_path)
-    assert path.stat().st_size <= 8_000_000
+    assert path.stat().st_size <= 4_000_000
     assert "The first 12 of 14 domains are drawn." in text_of(Page(path.read_text(encoding="utf-8")))
 
 
@@ -168,7 +175,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_run(tmp_path_factory.mktemp("runs") / "small", DOMAINS[:2], n_layers=2, d_model=64)
 
 
-@pytest.mark.parametrize("missing", [*PARTS, "manifest.json", "summary.json", "classifier.json", "between_arms.json"])
+@pytest.mark.parametrize("missing", [*PARTS, "manifest.json", "summary.json", "classifier.json"])
 def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
@@ -178,7 +185,7 @@ def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: 
     text = text_of(page)
     assert not page.unbalanced
     assert len(page.plots()) >= 4
-    if missing not in ("classifier.json", "between_arms.json"):
+    if missing != "classifier.json":
         assert f"Not in this run: {missing}." in text
     is_said = text.count("This run holds no") > whole.count("This run holds no")
     assert is_said == (missing in (*PARTS, "manifest.json"))
@@ -188,7 +195,7 @@ def test_a_run_that_found_nothing_is_reported_as_such(tmp_path: Path) -> None:
     records = tmp_path / "records"
     records.mkdir()
     save_statistics(fake_statistics(), records / "statistics.safetensors")
-    for name in ("dcds", "detectors", "comparisons"):
+    for name in ("dcds", "detectors", "contrasts"):
         save_table([], records / f"{name}.json")
     text = text_of(Page(write_report(tmp_path).read_text(encoding="utf-8")))
     for what in ("domain-critical dimensions", "detectors", "steering comparison"):
@@ -212,12 +219,12 @@ def test_a_damaged_record_is_named(small_run: Path, tmp_path: Path) -> None:
 def test_the_words_follow_the_numbers(small_run: Path, tmp_path: Path, page: Page) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
-    nothing = [item for item in fake_comparisons(DOMAINS[:2], scale=0.0) if item.against == "unsteered"]
-    save_table(nothing, folder / "records" / "comparisons.json")
-    (folder / "records" / "between_arms.json").unlink()
+    nothing = [item for item in fake_contrasts(DOMAINS[:2], scale=0.0) if item.against == "unsteered"]
+    save_table(nothing, folder / "records" / "contrasts.json")
     text = text_of(Page(write_report(folder).read_text(encoding="utf-8")))
-    assert text.count("No arm differs from unsteered in domain loss") == 2  # in short, and under the figure
-    assert "intervals leave out zero" not in text
+    assert "No arm differs from unsteered in domain loss" in text
+    assert "steered arms differ detectably from unsteered in domain loss" in text
+    assert "intervals exclude zero" not in text
     readings = [item for item in nothing if item.n]
-    assert text.count("no difference shown (visible from ±") == len(readings)
+    assert text.count("not detected (minimum detectable difference") == len(readings)
     assert "No arm differs" not in text_of(page)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fake_records import fake_comparisons, fake_dcds, fake_detectors, fake_rows, fake_run, fake_statistics
+from tests.fake_records import fake_dcds, fake_detectors, fake_rows, fake_run, fake_statistics
 from workbench.figures import magnitude_figure, write_figure
 from workbench.records import (
+    Comparison,
     Dimension,
     RecordError,
     load_pooled_rows,
@@ -24,18 +25,31 @@ from workbench.records import (
     save_table,
     write_whole,
 )
-from workbench.report import write_report
+from workbench.report import write_figures, write_report
 from workbench.runs import (
     RunError,
+    as_contrast,
     check_output,
     comparison_frame,
-    draw_figures,
     new_run_folder,
     profile_frame,
     read_run,
     summarise,
     write_json,
 )
+
+OLD = [
+    Comparison("t", "domain loss", "law", "cds", "both", 3, 2.0, 0.1, 0.11, True, 0.3, 0.1, 0.5, 9),
+    Comparison("t", "domain share", "law", "top-k", "", 3, 2.0, 0.1, 0.11, True, 0.3, 0.1, 0.5, 9),
+    Comparison("t", "domain share", "law", "cds", "", -1, 0.0, 0.1, 0.0, False, math.nan, math.nan, math.nan, 0),
+]
+
+
+def test_old_comparisons_become_contrasts_with_unit_and_direction() -> None:
+    loss, fraction, gone = map(as_contrast, OLD)
+    assert (loss.arm, loss.unit, loss.verdict, loss.role) == ("cds (both)", "nats per token", "worse", "method")
+    assert (fraction.verdict, fraction.role, fraction.minimum_detectable_effect) == ("better", "control", 0.2)
+    assert gone.verdict == "not measured"
 
 
 def finish(out: Path, text: str, error: type[BaseException] | None = None) -> None:
@@ -147,16 +161,16 @@ def test_reading_what_is_no_run_says_so(tmp_path: Path) -> None:
 def test_figures_are_drawn_from_records_without_a_model_and_ask_for_nothing(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", domains=("law", "code"), n_layers=3, d_model=64)
     script = (
-        "import sys; from pathlib import Path; from workbench.runs import draw_figures\n"
-        f"print(*draw_figures(Path({str(folder)!r})), sep='\\n')\n"
+        "import sys; from pathlib import Path; from workbench.report import write_figures\n"
+        f"print(*write_figures(Path({str(folder)!r})), sep='\\n')\n"
         "loaded = {'transformers', 'transformer_lens'} & set(sys.modules); assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     paths = [Path(line) for line in done.stdout.split()]
     assert set(paths) == set((folder / "figures").glob("*"))
     names = {path.stem for path in paths}
-    assert names >= {"magnitudes", "first_positions", "frequency", "profiles", "contexts", "detectors"}
-    assert names >= {"effect_domain_loss", "effect_domain_share"}
+    assert names >= {"magnitudes", "first-positions", "frequency", "detectors"}
+    assert names >= {"effect-domain-loss", "effect-domain-share"}
     for path in paths:
         markup = re.sub(r"<script.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", markup)
@@ -166,14 +180,12 @@ def test_a_run_in_which_nothing_is_active_is_still_drawn(tmp_path: Path) -> None
     folder = fake_run(tmp_path / "run", domains=("law", "code"), n_layers=2, d_model=64)
     rows = fake_rows(("law", "code"), 2, 64)
     save_pooled_rows(replace(rows, values=np.ones_like(rows.values)), folder / "records" / "rows.npy")
-    assert "frequency" not in {path.stem for path in draw_figures(folder)}
+    assert "frequency" not in {path.stem for path in write_figures(folder)}
 
 
 def test_summary_has_the_promised_keys_and_the_default_selection() -> None:
     domains = ("law", "code")
-    summary = summarise(
-        "tiny", domains, fake_dcds(domains, 64), fake_detectors(domains, 2, 64), fake_comparisons(domains), 12.5
-    )
+    summary = summarise("tiny", domains, fake_dcds(domains, 64), fake_detectors(domains, 2, 64), OLD, 12.5)
     assert set(summary) >= {"model", "domains", "dcds", "detectors", "steering", "seconds"}
     assert list(summary["dcds"]) == ["law", "code"]
     assert set(summary["dcds"]["law"][0]) >= {"dimension", "magnitude", "frequency", "frequency_elsewhere"}

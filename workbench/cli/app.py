@@ -14,7 +14,8 @@ from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
 from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers, methods
-from workbench.cli.paper import paper
+from workbench.cli.paper import figures, paper
+from workbench.cli.terminal import one_line, plain_streams
 from workbench.cli.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Domains = Annotated[
     typer.Option("--domains", help="Domains of the corpus, separated by commas; or the path of a corpus of your own."),
 ]
 K = Annotated[int, typer.Option("--k", help="Dimensions per domain and selection.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same tables.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")]
@@ -56,7 +57,9 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app([argument for argument in arguments if argument != "--debug"], "workbench", standalone_mode=False)
+        with plain_streams():
+            options = [argument for argument in arguments if argument != "--debug"]
+            code = app(options, "workbench", standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except (typer.TyperException, ValueError, OSError) as error:
@@ -76,7 +79,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"workbench: {message}", err=True)
+    typer.echo(f"workbench: {one_line(message)}", err=True)
     sys.exit(2)
 
 
@@ -142,7 +145,7 @@ def study(
     finished = read_run(out)
     output.print_overview(finished.dcds)
     output.print_detectors(finished.detectors)
-    output.print_comparisons(finished.comparisons)
+    output.print_effects(finished.contrasts)
     typer.echo(f"tables: {out / 'tables'}\nreport: {out / 'report.html'}")
 
 
@@ -263,16 +266,6 @@ def steer(
 
 
 @app.command()
-def figures(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
-    """Redraw the figures and the report of a run from its records, without a model."""
-    from workbench.report import write_report
-    from workbench.runs import draw_figures
-
-    for path in (*draw_figures(run_folder), write_report(run_folder)):
-        typer.echo(str(path))
-
-
-@app.command()
 def doctor(
     architectures: Annotated[bool, typer.Option("--architectures", help="List the supported architectures.")] = False,
 ) -> None:
@@ -293,6 +286,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(figures)
 app.command()(paper)
 app.command()(compare)
 app.command("lm-eval")(lm_eval)

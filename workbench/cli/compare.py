@@ -1,11 +1,14 @@
 """`workbench compare`: the matrix and the plan first, then cells that survive an interruption, tables and a report."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from workbench.cli.terminal import drawn_on, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +29,9 @@ def compare(
     model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seeds of SPEC.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Instead of the seeds of SPEC.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One KL level, two layers, few items; says what it leaves out.")
@@ -99,17 +104,17 @@ def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, dow
 
 
 def _run(run: "Run", folder: Path) -> None:
-    from workbench.cli.compare_page import write_comparison
     from workbench.cli.output import progress_bars
     from workbench.comparison.run import run_comparison, seconds_of
     from workbench.corpus import neutral_prompts
+    from workbench.report import write_report
 
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
         seconds = seconds_of(run, neutral)
         console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
         outcomes = run_comparison(run, folder, neutral, progress=lambda done, total: stage("cells", done, total))
-    page = write_comparison(run, outcomes, folder)
+    page = write_report(folder)
     print_differences(outcomes.contrasts)
     typer.echo(f"\nreport: {page}\ntables: {folder / 'tables'}")
 
@@ -138,14 +143,16 @@ def print_plan(plan: "Plan", whole: "Spec", chosen: "Spec") -> None:
     table = Table(title="Which arm runs on which task", title_justify="left")
     table.add_column("arm", no_wrap=True)
     for task in matrix:
-        table.add_column(task, overflow="fold")
+        table.add_column(Text(plain(task)), overflow="fold")
     for arm in next(iter(matrix.values())):
         marks = [row[arm] for row in matrix.values()]
-        table.add_row(arm, *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks))
+        table.add_row(
+            Text(plain(arm)), *(Text(f"n/a ({reasons.index(mark) + 1})" if mark else "runs") for mark in marks)
+        )
     console = _console()
     console.print(table)
     for index, reason in enumerate(reasons, start=1):
-        console.print(f"n/a ({index}) because {reason}", markup=False, highlight=False)
+        console.print(f"n/a ({index}) because {plain(reason)}", markup=False, highlight=False)
     layers = ", ".join(map(str, plan.layers))
     typer.echo(
         f"plan: {len(plan.cells)} cells, layers {layers}; {plan.n_positions:,.0f} token positions and "
@@ -185,8 +192,7 @@ def print_cost(model: "ModelSpec", shape: "ModelShape", n_positions: float, n_ge
 
 def print_differences(contrasts: Sequence[object]) -> None:
     """The differences that were shown, methods first, and how many comparisons show none."""
-    from workbench.comparison.tables import describe
-    from workbench.records import Contrast
+    from workbench.records import Contrast, describe
 
     own = [one for one in contrasts if isinstance(one, Contrast) and one.is_primary]
     shown = sorted((one for one in own if one.verdict in ("better", "worse")), key=lambda one: one.role != "method")
@@ -203,5 +209,5 @@ def _console() -> "Console":
 
     from workbench.cli.output import PLAIN_WIDTH
 
-    console = Console()
+    console = Console(file=drawn_on(sys.stdout))
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)

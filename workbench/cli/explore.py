@@ -21,7 +21,7 @@ def card(
     domains: Annotated[
         str | None, typer.Option("--domains", help="Domains of the corpus, separated by commas; or its path.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same card.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same card.")] = 0,
     passages: Annotated[int, typer.Option("--passages", help="Passages per domain.")] = 60,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",

@@ -23,7 +23,7 @@ def lm_eval(
     shots: Annotated[int | None, typer.Option("--shots", help="Examples in the prompt.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Documents per task.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat format.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the examples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Draws the examples.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,

@@ -15,7 +15,8 @@ from workbench.interventions import (
 )
 from workbench.models import HookedModel, ModelError, load_model
 from workbench.models.loading import SUPPORTED_ARCHITECTURES
-from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection, write_whole
+from workbench.records import SELECTIONS, Dimension, DimensionStatistics, Prompt, Selection
+from workbench.records.tables import write_csv
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
 
 
@@ -85,7 +86,7 @@ def find(settings: Settings, selection: Selection, progress: StageProgress) -> F
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
     """Write a table as CSV, completely or not at all."""
-    write_whole(out, table.to_csv(index=False))
+    write_csv(table, out)
 
 
 def causal_architectures() -> list[str]:

@@ -50,7 +50,7 @@ def mask(
     model: Annotated[str, typer.Option("--model", help="'builtin', 'planted', a folder, or a hub id.")] = "builtin",
     corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
     domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
@@ -280,8 +280,10 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
         tables[EXAM_TITLE] = pd.concat(frames, ignore_index=True)
 
     def save(folder: Path) -> None:
+        from workbench.records.tables import write_csv
+
         for name, table in zip(("loss_increases", "exam"), tables.values(), strict=False):
-            table.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(table, folder / f"{name}.csv")
         for mode, result in losses.items():
             save_masking(result, folder / f"test-{mode}.safetensors")
         for mode, result in exams.items():
@@ -342,9 +344,11 @@ def _experiment(work: Work, stage: Stage, say: Say) -> Found:
         tables[EXAM_TITLE] = exam
 
     def save(folder: Path) -> None:
+        from workbench.records.tables import write_csv
+
         save_criticality(result, folder / "records")
         for name, table in criticality_tables(result).items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(table, folder / f"{name}.csv")
 
     return tables, save
 
@@ -438,9 +442,10 @@ def _report(rows: "Sequence[MaskedAccuracy]", folder: Path, seed: int) -> None:
     import pandas as pd
 
     from workbench.masking.exam import masked_exam_table
+    from workbench.records.tables import write_csv
 
-    pd.DataFrame([asdict(row) for row in rows]).to_csv(folder / "subjects.csv", index=False)
+    write_csv(pd.DataFrame([asdict(row) for row in rows]), folder / "subjects.csv")
     table = masked_exam_table(rows, seed=seed)
-    table.to_csv(folder / "table.csv", index=False)
+    write_csv(table, folder / "table.csv")
     _print({"Accuracy with one dimension masked, means over subjects": table})
     typer.echo(f"\ntables: {folder}")

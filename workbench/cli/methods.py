@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 ModelName = Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same result.")]
 Persona = Annotated[
     str, typer.Option("--persona", help="pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}.")
 ]

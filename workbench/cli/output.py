@@ -1,6 +1,6 @@
 """What the command line prints: progress and estimates on stderr, tables on stdout."""
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
+from workbench.cli.terminal import drawn_on, plain
 from workbench.costs import Estimate
-from workbench.figures.effects import arm_name, is_lower_better, shows_difference
+from workbench.figures.comparison import UNSTEERED, budget_name, is_measured
 from workbench.interventions import LayerMap
-from workbench.records import Comparison, Detector, Dimension, Selection
+from workbench.records import Contrast, Detector, Dimension, Selection
 from workbench.token_classes import visible
 
 N_DETECTORS = 5  # shown per domain; the tables of a run hold all
@@ -29,7 +30,7 @@ PLAIN_WIDTH = get_terminal_size((100, 24)).columns  # where the output is no ter
 def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]:
     """One bar per stage on stderr, and the console to print beside them; nothing before the first stage."""
     no_other_bars()
-    console = Console(stderr=True)
+    console = Console(file=drawn_on(sys.stderr))
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console)
     tasks: dict[str, TaskID] = {}
@@ -37,7 +38,7 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], Console]]
     def stage(name: str, done: int, total: int) -> None:
         progress.start()
         if name not in tasks:
-            tasks[name] = progress.add_task(name, total=total)
+            tasks[name] = progress.add_task(plain(name), total=total)
         progress.update(tasks[name], completed=done, total=total)
 
     try:
@@ -125,22 +126,21 @@ def _counted(tokens: Sequence[str]) -> str:
     return "  ".join(f"{token}×{n}" if n > 1 else token for token, n in list(counts.items())[:N_TOKENS])
 
 
-def print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """For every arm and level of KL: in how many domains it is better, worse, or shows no difference to unsteered."""
-    groups: dict[tuple[str, str, float], list[Comparison]] = {}
-    for item in comparisons:
-        groups.setdefault((item.metric, arm_name(item), item.budget), []).append(item)
+def print_effects(contrasts: Sequence[Contrast]) -> None:
+    """For every arm and budget: on how many tasks it is better, worse, or shows no difference to unsteered."""
+    groups: dict[tuple[str, str, str], list[Contrast]] = {}
+    for one in contrasts:
+        if one.against == UNSTEERED and one.is_primary:
+            budget = "" if one.budget == "none" else budget_name(one.budget, one.level)
+            groups.setdefault((one.metric, one.arm, budget), []).append(one)
     rows = []
-    for (metric, arm, budget), items in groups.items():
-        measured = [item for item in items if not math.isnan(item.effect)]
-        sign = -1 if is_lower_better(metric) else 1
-        better = sum(shows_difference(item) and sign * item.effect > 0 for item in measured)
-        worse = sum(shows_difference(item) and sign * item.effect < 0 for item in measured)
-        mean = f"{sum(item.effect for item in measured) / len(measured):+.3f}" if measured else ""
-        counts = (better, len(measured) - better - worse, worse, len(items) - len(measured))
-        rows.append((metric, arm, f"{budget:g}", mean, *map(str, counts)))
-    columns = ("metric", "method", "KL", "mean effect", "better", "no difference shown", "worse", "not measured")
-    _print_table("Steered against unsteered on held-out text: number of domains", columns, rows)
+    for head, own in groups.items():
+        effects = [one.effect for one in own if is_measured(one)]
+        mean = f"{sum(effects) / len(effects):+.3f}" if effects else ""
+        words = ("better", "no difference shown", "worse", "not measured")
+        rows.append((*head, mean, *(str(sum(one.verdict == word for one in own)) for word in words)))
+    columns = ("metric", "method", "budget", "mean effect", "better", "not detected", "worse", "not measured")
+    _print_table("Steered against unsteered on held-out text: number of tasks", columns, rows)
 
 
 def layer_frame(found: LayerMap) -> pd.DataFrame:
@@ -180,10 +180,10 @@ def print_heads(frame: pd.DataFrame, layer: int) -> None:
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(plain(title)), title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console = Console(file=drawn_on(sys.stdout))
     (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)

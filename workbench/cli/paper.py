@@ -1,19 +1,41 @@
-"""`workbench paper`: the figures of a run in a journal's size."""
+"""`workbench figures` and `workbench paper`: a run's figures and report redrawn, and in a journal's size."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a study, a comparison or a masked exam.")]
+
+
+def figures(
+    run_folder: Run,
+    only: Annotated[
+        str, typer.Option("--only", help="Figures, separated by commas; an unknown name lists all. No report then.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the figures here instead of into RUN.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Every file by itself, with plotly.js in it (5 MB).")] = False,
+) -> None:
+    """Redraw the figures and the report of a run from its records, without a model."""
+    from workbench.report import write_figures, write_report
+
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    if names or out is not None or alone:
+        paths = write_figures(run_folder, out, only=names, alone=alone)
+    else:
+        report = write_report(run_folder)
+        paths = [*sorted((run_folder / "figures").glob("*.html")), report]
+    typer.echo("\n".join(map(str, paths)) or f"{run_folder} holds nothing that these figures need")
+
 
 def paper(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run_folder: Run,
     out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")] = Path("figures"),
     preset: Annotated[
         str | None, typer.Option("--preset", help="one-column or two-column; every figure's own by default.")
     ] = None,
 ) -> None:
-    """Write the paper's figures of a run as PDF, SVG, PNG, HTML and CSV, with a manifest and a gallery."""
+    """Write a run's figures as PDF, SVG, PNG and HTML, its tables as CSV, LaTeX and Markdown, with a gallery."""
     from workbench.report import write_paper
 
     paths, obstacle = write_paper(run_folder, out, preset=preset)

@@ -44,7 +44,7 @@ def verdict(
             help="File test-zero.safetensors or test-mean.safetensors of `workbench mask --dimensions`; repeat.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same tables.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     quick: Annotated[bool, typer.Option("--quick", help="Less text.")] = False,

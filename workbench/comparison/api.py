@@ -12,10 +12,10 @@ import pandas as pd
 from workbench.comparison.plan import N_OFF_TARGET, arms_of_spec, kind_of
 from workbench.comparison.run import CellProgress, ComparisonTask, Run, prepare, run_comparison
 from workbench.comparison.spec import BudgetSpec, ModelSpec, SizeSpec, Spec, SpecError, TaskSpec
-from workbench.comparison.tables import Outcomes, describe
+from workbench.comparison.tables import Outcomes
 from workbench.corpus import neutral_prompts
 from workbench.models import HookedModel, load_model
-from workbench.records import Contrast, Prompt
+from workbench.records import Contrast, Prompt, describe
 from workbench.tasks.base import Task
 from workbench.tasks.catalogue import KINDS, TaskKind, off_target_tasks
 

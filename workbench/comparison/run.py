@@ -11,6 +11,7 @@ finished cell is never written again. Everything that a cell holds follows from 
 """
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -59,6 +60,8 @@ from workbench.records import (
     ScoreResult,
     SearchResult,
     Split,
+    to_plain,
+    write_whole,
 )
 from workbench.statistics import Interval, paired_interval
 from workbench.tasks.base import Metric, Scores, Task, TaskError, check_subjects, score_parts
@@ -172,7 +175,25 @@ def run_comparison(
             del kept[first]
     outcomes = tabulate_run(run, context.store)
     write_tables(outcomes, folder)
+    write_whole(folder / "plan.json", json.dumps(_plan_facts(run), indent=1))
     return outcomes
+
+
+def _plan_facts(run: Run) -> dict[str, Any]:
+    """What a comparison set out to do, in plain values, for whoever reads its folder."""
+    spec = run.spec
+    return {
+        "name": spec.name,
+        "model": {"name": run.model.name, "fingerprint": run.model.fingerprint},
+        "methods": list(spec.methods),
+        "tasks": [one.name for one in run.tasks],
+        "budgets": [list(level) for level in spec.budgets.levels()],
+        "layers": list(run.plan.layers),
+        "k": spec.k,
+        "seeds": list(spec.seeds),
+        "n_cells": len(run.plan.cells),
+        "sizes": to_plain(spec.sizes),
+    }
 
 
 def tabulate_run(run: Run, store: CellStore) -> Outcomes:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from workbench.records import BudgetKind, Where
-from workbench.schema import Count, Distinct, Index, Name, Positive, Several, checked, from_plain
+from workbench.schema import Count, Distinct, Index, Name, Positive, Seed, Several, checked, from_plain
 
 
 class SpecError(ValueError):
@@ -140,7 +140,7 @@ class Spec:
     model: ModelSpec = field(default_factory=ModelSpec)
     budgets: BudgetSpec = field(default_factory=BudgetSpec)
     sizes: SizeSpec = field(default_factory=SizeSpec)
-    seeds: Annotated[tuple[Index, ...], Field(min_length=1), Distinct] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
     scope: Where | Literal["own"] = "all_but_first"
     controls: Annotated[tuple[Name, ...], Distinct] | None = None

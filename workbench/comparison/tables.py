@@ -30,6 +30,7 @@ from workbench.records import (
     StrengthCurve,
     save_table,
 )
+from workbench.records.tables import write_csv
 from workbench.statistics import (
     Interval,
     benjamini_hochberg,
@@ -95,24 +96,6 @@ def record_frame(kind: type[Any], records: Sequence[Any]) -> pd.DataFrame:
     """One row per record of a kind, with its fields as columns."""
     names = [field.name for field in dataclasses.fields(kind)]
     return pd.DataFrame([[getattr(one, name) for name in names] for one in records], columns=pd.Index(names))
-
-
-def describe(contrast: Contrast) -> str:
-    """A contrast in one line: better, worse, or no difference shown and the minimum detectable difference."""
-    budget = "" if contrast.budget == "none" else f" at {contrast.budget} {contrast.level:g}"
-    about = f"{contrast.arm} on {contrast.task}{budget}, {contrast.metric}"
-    if contrast.verdict == "not measured":
-        return f"{about}: not measured ({contrast.note or 'no item was judged'})"
-    numbers = (
-        f"{contrast.effect:+.3g} {contrast.unit}, 95 % interval {contrast.low:+.3g} to {contrast.high:+.3g}, "
-        f"n = {contrast.n}, q = {contrast.q:.2g}"
-    )
-    if contrast.low == contrast.high == 0:
-        return f"{about}: no difference shown against {contrast.against} (all {contrast.n} pairs are equal)"
-    if contrast.verdict == "no difference shown":
-        least = f"; minimum detectable difference {contrast.minimum_detectable_effect:.3g} {contrast.unit}"
-        return f"{about}: no difference shown against {contrast.against} ({numbers}{least})"
-    return f"{about}: {contrast.verdict} than {contrast.against} ({numbers})"
 
 
 def domain_counts(found: Sequence[Contrast]) -> pd.DataFrame:
@@ -250,9 +233,7 @@ def write_tables(outcomes: Outcomes, folder: Path) -> None:
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     for name, frame in outcomes.frames.items():
-        temporary = tables / f"{name}.tmp"
-        frame.to_csv(temporary, index=False)
-        temporary.replace(tables / f"{name}.csv")
+        write_csv(frame, tables / f"{name}.csv")
     save_table(list(outcomes.contrasts), folder / "contrasts.json")
     save_table(list(outcomes.curves), folder / "curves.json")
     save_table(list(outcomes.damages), folder / "damage.json")

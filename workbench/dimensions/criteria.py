@@ -21,11 +21,9 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
 from workbench.dimensions.statistics import active_dimensions
-from workbench.records import SELECTIONS, SPLITS, Dimension, PooledRows, Selection, Split
+from workbench.records import DISCRIMINATION_GAP, OFTEN, SELECTIONS, SPLITS, Dimension, PooledRows, Selection, Split
 
 NEUTRAL = "neutral"
-DISCRIMINATION_GAP = 0.30
-WIDESPREAD = 0.5
 _ROUNDING = 1e-9  # frequencies are ratios of counts: a gap of exactly 30 % must not pass by rounding
 
 Reach = Literal["every domain", "this domain", "some domains", "no domain"]
@@ -174,7 +172,7 @@ def _reach(profiles: DomainProfiles, domain: int, dimension: int) -> Reach:
     "every domain": active in at least half of the prompts of every domain. "this domain": its frequency exceeds the
     mean of the other domains by more than 0.30. "some domains": active in at least half of the prompts of some domain.
     """
-    widespread = profiles.frequency[:, dimension] >= WIDESPREAD
+    widespread = profiles.frequency[:, dimension] >= OFTEN
     if widespread.all():
         return "every domain"
     if profiles.is_discriminative[domain, dimension]:

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from workbench.records import (
     ENDS,
+    UNLABELLED,
     Detector,
     Dimension,
     DimensionStatistics,
@@ -26,7 +27,6 @@ from workbench.records import (
 )
 from workbench.token_classes import class_members
 
-UNLABELLED = "unlabelled"
 N_TOP = 20
 N_SHOWN = 10
 MIN_AUROC = 0.75

@@ -31,12 +31,11 @@ from workbench.dimensions.detectors import (
     label_qualities,
     token_table,
 )
-from workbench.records import ENDS, Dimension, LabelScore, PooledRows, TokenColumns
+from workbench.records import ENDS, LEVEL, Dimension, LabelScore, PooledRows, TokenColumns
 from workbench.token_classes import class_members
 
 NAN = float("nan")
 GROUPS = {"DCDs": True, "other dimensions": False}
-LEVEL = 0.05
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 

@@ -14,11 +14,18 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 from scipy.stats import rankdata
 
-from workbench.dimensions.criteria import DISCRIMINATION_GAP, split_domains
+from workbench.dimensions.criteria import split_domains
 from workbench.dimensions.statistics import active_dimensions
-from workbench.records import ConditionStability, PooledRows, Selection, SelectionStability, Split
+from workbench.records import (
+    DISCRIMINATION_GAP,
+    LEVEL,
+    ConditionStability,
+    PooledRows,
+    Selection,
+    SelectionStability,
+    Split,
+)
 
-LEVEL = 0.05
 MIN_PASSAGES = 4
 _ROUNDING = 1e-9
 

@@ -25,7 +25,7 @@ from scipy.stats import rankdata
 
 from workbench.dimensions.criteria import split_domains
 from workbench.dimensions.masking import domain_loss_increase, masked_domains
-from workbench.dimensions.massive import CRITERIA, MassiveCriterion, massive_dimensions
+from workbench.dimensions.massive import CRITERIA, massive_dimensions
 from workbench.records import (
     VERDICTS,
     Detector,
@@ -33,6 +33,7 @@ from workbench.records import (
     MaskingResult,
     MaskMode,
     PooledRows,
+    Rule,
     Split,
     Verdict,
     VerdictName,
@@ -43,17 +44,6 @@ READ_AS: tuple[ReadAs, ...] = get_args(ReadAs)
 MIN_PASSAGES = 4
 N_CONTROLS = 256
 POSITIONS = ("first", "delimiter", "rest")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The thresholds of a verdict (fractions), and which massive criterion a sink must meet."""
-
-    min_share: float = 0.9
-    min_constancy: float = 0.5
-    min_auroc: float = 0.75
-    max_control_share: float = 0.05
-    criterion: str | MassiveCriterion = "3-sigma"
 
 
 @dataclass(frozen=True)
@@ -176,6 +166,7 @@ def _judge(
         cost_mean=mean,
         label=evidence.labels.get((domain, dimension), ""),
         note=_note(zero, mean),
+        rule=evidence.rule,
     )
 
 
@@ -258,7 +249,7 @@ def detector_share(
     return shares
 
 
-def _anywhere(rows: PooledRows, criterion: str | MassiveCriterion) -> Bool[np.ndarray, "d_model"]:
+def _anywhere(rows: PooledRows, criterion: str) -> Bool[np.ndarray, "d_model"]:
     """Which dimensions are massive at some layer."""
     return np.logical_or.reduce(massive_dimensions(rows, criterion), axis=0)
 
@@ -364,10 +355,11 @@ def _note(zero: float, mean: float) -> str:
 
 
 def verdict_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row per verdict, with the fields of `Verdict` as columns; criteria joined by semicolons."""
-    names = list(Verdict.__dataclass_fields__)
-    rows = [[getattr(item, name) for name in names] for item in verdicts]
-    frame = pd.DataFrame(rows, columns=names)
+    """One row per verdict, with the fields of `Verdict` and of its rule as columns; criteria joined by semicolons."""
+    names = [name for name in Verdict.__dataclass_fields__ if name != "rule"]
+    rules = list(Rule.__dataclass_fields__)
+    rows = [[*(getattr(item, n) for n in names), *(getattr(item.rule, n) for n in rules)] for item in verdicts]
+    frame = pd.DataFrame(rows, columns=pd.Index([*names, *rules]))
     frame["massive"] = ["; ".join(item.massive) for item in verdicts]
     return frame
 

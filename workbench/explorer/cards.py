@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.dimensions.detectors import UNLABELLED
 from workbench.explorer.material import ExplorerError, Material
 from workbench.figures.detectors import CONTEXT_AFTER, CONTEXT_BEFORE, CONTEXT_TOKENS
-from workbench.records import ENDS, Detector, Dimension, TokenContext, Verdict
+from workbench.records import ENDS, UNLABELLED, Detector, Dimension, TokenContext, Verdict
 
 N_CONTEXTS = 8
 N_AFTER = 10  # tokens after the one that fires

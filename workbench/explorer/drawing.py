@@ -2,78 +2,68 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from markupsafe import Markup
 
 from workbench.explorer.cards import DimensionCard
 from workbench.figures import contexts_html
+from workbench.figures.html import render
 from workbench.figures.style import PALETTE, number
-from workbench.records import ENDS, Detector, TokenContext, Verdict
+from workbench.records import ENDS, UNLABELLED, Detector, Verdict
 from workbench.token_classes import visible
 
-ASSETS = Path(__file__).parent / "assets"
-# Refuses every request and every script: the card has none.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins of a profile in pixels
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH, HEIGHT = 300, 190  # of a profile in pixels
+LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 12, 12, HEIGHT - 34
 
 
-def card_html(card: DimensionCard) -> str:
+def card_html(card: DimensionCard) -> Markup:
     """The card as an HTML fragment; it fits light and dark pages and any width."""
-    title = f"Dimension {card.dimension} in {card.domain}, layer {card.layer}"
-    style = (ASSETS / "card.css").read_text(encoding="utf-8")
-    return (
-        f'<article class="dimension-card" aria-label="{escape(title, quote=True)}"><style>{style}</style>'
-        f"<h3>{escape(title)}</h3><p class='facts'>{_facts(card)}</p>"
-        f'<div class="pair"><section><h4>Mean magnitude over layers (activation units)</h4>{_profiles(card)}</section>'
-        f"<section><h4>Label</h4>{_labels(card)}<h4>Logit lens</h4>{_lens(card)}</section></div>"
-        f'<div class="pair">{_end(card, 0)}{_end(card, 1)}</div></article>'
+    chosen = card.domains.index(card.domain)
+    order = [*(index for index in range(len(card.domains)) if index != chosen), chosen]
+    sides = ((card.profile, "tokens after the first"), (card.first_profile, "first position"))
+    words = (("promotes", card.promoted), ("suppresses", card.suppressed))
+    return render(
+        "card.html.j2",
+        TEMPLATES,
+        card=card,
+        title=f"Dimension {card.dimension} in {card.domain}, layer {card.layer}",
+        facts=_facts(card),
+        profiles=[_profile(values, order, card.layer, name) for values, name in sides],
+        keys=[{"domain": name, "colour": PALETTE[at % len(PALETTE)]} for at, name in enumerate(card.domains)],
+        lens=[(name, list(map(visible, found))) for name, found in words] if card.promoted else [],
+        ends=[(end, _contexts(card, at)) for at, end in enumerate(ENDS)],
     )
 
 
-def card_page(card: DimensionCard) -> str:
+def card_page(card: DimensionCard) -> Markup:
     """The card as one HTML file that opens anywhere, offline, and prints."""
-    title = escape(f"Dimension {card.dimension} of {_model_name(card)}")
-    style = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:24px auto;padding:0 16px}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{style}</style></head>'
-        f"<body><main><h1>{title}</h1>{card_html(card)}</main></body></html>\n"
-    )
+    model = "the built-in model" if card.model == "builtin" else card.model
+    title = f"Dimension {card.dimension} of {model}"
+    return render("card_page.html.j2", TEMPLATES, title=title, card=card_html(card))
 
 
-def compared_html(prompt: str, plain: str, steered: str) -> str:
+def compared_html(prompt: str, plain: str, steered: str) -> Markup:
     """Two continuations of a prompt side by side; what the steered one says differently is marked."""
     common = next((at for at, (a, b) in enumerate(zip(plain, steered, strict=False)) if a != b), None)
     common = min(len(plain), len(steered)) if common is None else common
-    head, rest = escape(steered[:common]), escape(steered[common:])
-    start = f'<span class="prompt">{escape(prompt)}</span>'
-    changed = f"<mark>{rest}</mark>" if rest else ""
-    note = "" if steered != plain else '<p class="note">The same text; move the slider further.</p>'
-    return (
-        f'<div class="pair"><section><h4>Unsteered</h4><p class="text">{start}{escape(plain)}</p></section>'
-        f'<section><h4>Steered</h4><p class="text steered">{start}{head}{changed}</p>{note}</section></div>'
-    )
+    pieces = {"same": steered[:common], "changed": steered[common:]}
+    return render("compared.html.j2", TEMPLATES, prompt=prompt, plain=plain, steered=steered, **pieces)
 
 
-def _model_name(card: DimensionCard) -> str:
-    return "the built-in model" if card.model == "builtin" else card.model
-
-
-def _facts(card: DimensionCard) -> str:
+def _facts(card: DimensionCard) -> list[str]:
     found = card.evidence
-    facts = [
+    return [
         f"magnitude {number(found.magnitude)} in {card.domain}, {number(found.magnitude_elsewhere)} elsewhere "
         f"(activation units, mean over layers; rank {found.rank})",
         f"active in {found.frequency:.0%} of its passages, {found.frequency_elsewhere:.0%} elsewhere",
         f"large in {found.reach}",
         _verdict(card.verdict),
     ]
-    return "".join(f"<span>{escape(fact)}</span>" for fact in facts)
 
 
 def _verdict(found: Verdict | None) -> str:
@@ -89,101 +79,35 @@ def _verdict(found: Verdict | None) -> str:
     return f"verdict: {found.verdict} ({'; '.join(evidence)})"
 
 
-def _labels(card: DimensionCard) -> str:
-    if not card.detectors:
-        why = "no token class passed" if card.is_read else "labels were not looked for on this dimension"
-        return f'<p class="note">Unlabelled: {why}.</p>'
-    rows = "".join(_label_row(found, card.layer) for found in card.detectors)
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("layer", "end", "fires on", "AUROC, 95 % interval"))
-    return f'<table class="labels"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+def _contexts(card: DimensionCard, end: int) -> Markup | None:
+    if not card.contexts[end]:
+        return None
+    place = (card.domain, card.layer, card.dimension, ENDS[end], UNLABELLED)
+    return contexts_html(Detector(*place, math.nan, math.nan, math.nan, 0, card.contexts[end], (), ()))
 
 
-def _label_row(found: Detector, layer: int) -> str:
-    here = ' class="here"' if found.layer == layer else ""
-    score = f"{found.auroc:.2f} ({found.low:.2f} to {found.high:.2f})"
-    return f"<tr{here}><td>{found.layer}</td><td>{found.end}</td><td>{escape(found.label)}</td><td>{score}</td></tr>"
-
-
-def _lens(card: DimensionCard) -> str:
-    if not card.promoted:
-        return '<p class="note">Not recorded.</p>'
-    return "".join(
-        f"<p class='lens'>{name} {' '.join(f'<code>{escape(visible(word))}</code>' for word in words)}</p>"
-        for name, words in (("promotes", card.promoted), ("suppresses", card.suppressed))
-    )
-
-
-def _end(card: DimensionCard, end: int) -> str:
-    name, contexts = ENDS[end], card.contexts[end]
-    table = '<p class="note">The texts are not at hand.</p>'
-    if contexts:
-        table = contexts_html(_as_detector(card, end, contexts))
-    heading = f"Top tokens, {name} end"
-    return f'<section class="contexts"><h4>{heading}</h4>{table}</section>'
-
-
-def _as_detector(card: DimensionCard, end: int, contexts: tuple[TokenContext, ...]) -> Detector:
-    place = (card.domain, card.layer, card.dimension, ENDS[end])
-    return Detector(*place, "unlabelled", math.nan, math.nan, math.nan, 0, contexts, (), ())
-
-
-# --- profiles ---------------------------------------------------------------------------------------------------------
-
-
-def _profiles(card: DimensionCard) -> str:
-    chosen = card.domains.index(card.domain)
-    order = [*(index for index in range(len(card.domains)) if index != chosen), chosen]
-    keys = "".join(
-        f'<li{" class=here" if index == chosen else ""}><i style="background:{PALETTE[index % len(PALETTE)]}"></i>'
-        f"{escape(card.domains[index])}</li>"
-        for index in range(len(card.domains))
-    )
-    later = _profile_svg(card.profile, order, card.layer, "tokens after the first")
-    first = _profile_svg(card.first_profile, order, card.layer, "first position")
-    return f'<div class="profiles">{later}{first}</div><ul class="keys">{keys}</ul>'
-
-
-def _profile_svg(values: Float64[np.ndarray, "domain layer"], order: Sequence[int], layer: int, name: str) -> str:
+def _profile(
+    values: Float64[np.ndarray, "domain layer"], order: Sequence[int], layer: int, name: str
+) -> dict[str, Any]:
     """One line per domain, the last of `order` in front and thick; the layer of the card is the dashed line."""
-    width, height = 300, 190
-    largest = float(values.max()) or 1.0
-    n_layers = values.shape[1]
-    step = (width - LEFT - RIGHT) / max(n_layers - 1, 1)
-    scale = (height - TOP - BOTTOM) / largest
+    largest, n_layers = float(values.max()) or 1.0, values.shape[1]
+    step, scale = (RIGHT - LEFT) / max(n_layers - 1, 1), (BOTTOM - TOP) / largest
     lines = []
     for index in order:
-        points = [
-            f"{LEFT + at * step:.1f},{height - BOTTOM - value * scale:.1f}" for at, value in enumerate(values[index])
-        ]
-        thick = index == order[-1]
-        shape = (
-            f'<polyline points="{" ".join(points)}" fill="none" stroke="{PALETTE[index % len(PALETTE)]}" '
-            f'stroke-width="{3 if thick else 1.3}" opacity="{1 if thick else 0.75}"/>'
+        points = " ".join(
+            f"{LEFT + at * step:.1f},{BOTTOM - value * scale:.1f}" for at, value in enumerate(values[index])
         )
-        lines.append(shape)
-    here = LEFT + layer * step
-    says = f"Mean magnitude at {name}: {number(float(values[order[-1], layer]))} at layer {layer}"
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(says, quote=True)}">'
-        f'<line x1="{here:.1f}" x2="{here:.1f}" y1="{TOP}" y2="{height - BOTTOM}" class="at"/>'
-        f"{_axes(width, height, largest, n_layers, step)}{''.join(lines)}"
-        f'<text x="{LEFT + 4}" y="{TOP}" class="name">{escape(name)}</text></svg>'
-    )
-
-
-def _axes(width: int, height: int, largest: float, n_layers: int, step: float) -> str:
-    bottom = height - BOTTOM
+        width, opacity = (3, 1) if index == order[-1] else (1.3, 0.75)
+        colour = PALETTE[index % len(PALETTE)]
+        lines.append({"points": points, "colour": colour, "width": width, "opacity": opacity})
     every = max(1, math.ceil(n_layers / 8))
-    layers = "".join(
-        f'<text x="{LEFT + at * step:.1f}" y="{bottom + 14}" text-anchor="middle">{at}</text>'
-        for at in range(0, n_layers, every)
-    )
-    heights = "".join(
-        f'<text x="{LEFT - 5}" y="{bottom - share * (bottom - TOP) + 4:.1f}" text-anchor="end">'
-        f"{number(share * largest)}</text>"
-        for share in (0.0, 0.5, 1.0)
-    )
-    return (
-        f'<path d="M{LEFT} {TOP}V{bottom}H{width - RIGHT}" class="axis"/>{layers}{heights}'
-        f'<text x="{(LEFT + width - RIGHT) / 2:.0f}" y="{height - 4}" text-anchor="middle">layer</text>'
-    )
+    levels = [(f"{BOTTOM - part * (BOTTOM - TOP) + 4:.1f}", number(part * largest)) for part in (0.0, 0.5, 1.0)]
+    return {
+        **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+        "name": name,
+        "says": f"Mean magnitude at {name}: {number(float(values[order[-1], layer]))} at layer {layer}",
+        "here": f"{LEFT + layer * step:.1f}",
+        "layers": [(f"{LEFT + at * step:.1f}", str(at)) for at in range(0, n_layers, every)],
+        "heights": levels,
+        "lines": lines,
+    }

@@ -22,9 +22,8 @@ from workbench.records import (
     Prompt,
     Split,
     Verdict,
-    load_table,
 )
-from workbench.runs import Run, read_run
+from workbench.runs import read_run
 
 Progress = Callable[[int, int], None]  # (prompts done, prompts in all)
 
@@ -75,7 +74,7 @@ def from_run(folder: Path, *, model: HookedModel | None = None, prompts: Sequenc
     A run of the built-in model or corpus finds these by itself; those of another are passed in, as they were for the
     run. Raises `ExplorerError` where model or prompts are not the ones that the run was made with.
     """
-    run: Run = read_run(folder)
+    run = read_run(folder)
     settings, made_with = run.manifest["settings"], run.manifest["model"]
     if model is None and made_with["name"] == BUILTIN:
         model = load_model()
@@ -97,7 +96,8 @@ def from_run(folder: Path, *, model: HookedModel | None = None, prompts: Sequenc
             f"{folder} was made with other passages than these {len(prompts)}; pass those of the run, with its "
             "domains, seed and lengths, or make the run again"
         )
-    found = (made_with["name"], run.statistics, run.rows, run.dcds, run.detectors, _verdicts(folder))
+    verdicts = run.verdicts if run.has("verdicts") else ()
+    found = (made_with["name"], run.statistics, run.rows, run.dcds, run.detectors, verdicts)
     return Material(*found, model, tuple(prompts or ()))
 
 
@@ -134,12 +134,6 @@ def from_model(
     detectors = find_detectors(statistics, values, read, words, prompts, seed=seed)
     verdicts = _judged(rows, read, detectors)
     return Material(model.name, statistics, rows, tuple(dcds), tuple(detectors), verdicts, model, tuple(prompts))
-
-
-def _verdicts(folder: Path) -> tuple[Verdict, ...]:
-    """Sink, detector, both or neither, where the run judged it."""
-    path = folder / "records" / "verdicts.json"
-    return tuple(load_table(path, Verdict)) if path.is_file() else ()
 
 
 def _judged(rows: PooledRows, read: Sequence[Dimension], detectors: Sequence[Detector]) -> tuple[Verdict, ...]:

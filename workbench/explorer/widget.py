@@ -13,7 +13,7 @@ from IPython.display import HTML, display
 
 from workbench.explorer.cards import dimension_card
 from workbench.explorer.directions import EDITS, continuation, edit_of
-from workbench.explorer.drawing import ASSETS, card_html, compared_html
+from workbench.explorer.drawing import TEMPLATES, card_html, compared_html
 from workbench.explorer.maps import MEASURES, dimension_map
 from workbench.explorer.material import Material, from_model, from_run
 from workbench.models import HookedModel
@@ -31,8 +31,8 @@ START = "The owner of the house"
 class Explorer(anywidget.AnyWidget):
     """The widget; made by `explore`. Setting `domain`, `layer`, `dimension`, `edit`, `strength` or `prompt` updates."""
 
-    _esm = ASSETS / "explorer.js"
-    _css = ASSETS / "explorer.css"
+    _esm = TEMPLATES / "explorer.js"
+    _css = TEMPLATES / "explorer.css"
 
     domains = traitlets.List(traitlets.Unicode()).tag(sync=True)
     measures = traitlets.List(traitlets.Unicode(), list(MEASURES)).tag(sync=True)

@@ -1,47 +1,73 @@
 """Records as Plotly figures, as HTML and as sentences; never a model.
 
-Each figure function takes one record and returns one `go.Figure` with titles and units; nothing is shown, saved or set
-globally. Show one in a notebook with `figure.show(config=CONFIG)`.
+Each figure function takes one record and returns one `go.Figure` with titles and units, or None where there is nothing
+to draw; nothing is shown, saved or set globally. Show one in a notebook with `figure.show(config=CONFIG)`. All that a
+run can be drawn as stands in `catalogue.FIGURES`.
 """
 
 from plotly.graph_objects import Figure
 
-from workbench.figures.captions import (
-    dcd_caption,
-    detector_caption,
+from workbench.figures.catalogue import FIGURES, FigureError, FigureKind, draw
+from workbench.figures.comparison import (
+    damage_caption,
+    damage_figure,
     difference_caption,
-    effect_caption,
-    first_position_caption,
-    forest_caption,
-    frequency_caption,
-    magnitude_caption,
-    profile_caption,
-)
-from workbench.figures.detectors import best_per_domain, contexts_html, detector_figure, is_scored, token_words
-from workbench.figures.dimensions import dcd_figure
-from workbench.figures.effects import (
-    against_unsteered,
-    arm_name,
-    between_arms,
     difference_figure,
-    effect_figure,
+    domain_forest_caption,
+    domain_forest_figure,
+    forest_caption,
     forest_figure,
-    reading,
+    front_caption,
+    front_figure,
+    strength_caption,
+    strength_figure,
+    trade_off_caption,
+    trade_off_figure,
 )
+from workbench.figures.detectors import (
+    best_per_domain,
+    contexts_html,
+    detector_caption,
+    detector_figure,
+    is_scored,
+    token_figure,
+    token_words,
+)
+from workbench.figures.dimensions import dcd_caption, dcd_figure
 from workbench.figures.export import Drawing, export_figures, export_obstacle, figure_frame
-from workbench.figures.frequencies import frequency_figure
-from workbench.figures.journal import PRESETS, journal_figure
-from workbench.figures.magnitudes import first_position_figure, magnitude_figure, profile_figure
-from workbench.figures.page import (
+from workbench.figures.html import (
     CONFIG,
     Section,
     definitions_html,
     figure_fragment,
+    share_plotly,
     table_html,
     write_figure,
     write_page,
 )
-from workbench.figures.tokens import token_figure
+from workbench.figures.journal import PRESETS, Preset, journal_figure
+from workbench.figures.magnitudes import (
+    first_position_caption,
+    first_position_figure,
+    frequency_caption,
+    frequency_figure,
+    magnitude_caption,
+    magnitude_figure,
+    profile_caption,
+    profile_figure,
+)
+from workbench.figures.masking import (
+    drop_caption,
+    drop_figure,
+    exam_caption,
+    exam_figure,
+    magnitude_drop_caption,
+    magnitude_drop_figure,
+    overlap_caption,
+    overlap_figure,
+    recall_caption,
+    recall_figure,
+)
 from workbench.figures.verdicts import (
     agreement_caption,
     agreement_figure,
@@ -57,19 +83,22 @@ from workbench.figures.verdicts import (
 
 __all__ = [
     "CONFIG",
+    "FIGURES",
     "PRESETS",
     "Drawing",
     "Figure",
+    "FigureError",
+    "FigureKind",
+    "Preset",
     "Section",
-    "against_unsteered",
     "agreement_caption",
     "agreement_figure",
-    "arm_name",
     "basis_caption",
     "basis_figure",
     "best_per_domain",
-    "between_arms",
     "contexts_html",
+    "damage_caption",
+    "damage_figure",
     "dcd_caption",
     "dcd_figure",
     "definitions_html",
@@ -77,8 +106,13 @@ __all__ = [
     "detector_figure",
     "difference_caption",
     "difference_figure",
-    "effect_caption",
-    "effect_figure",
+    "domain_forest_caption",
+    "domain_forest_figure",
+    "draw",
+    "drop_caption",
+    "drop_figure",
+    "exam_caption",
+    "exam_figure",
     "export_figures",
     "export_obstacle",
     "figure_fragment",
@@ -89,20 +123,32 @@ __all__ = [
     "forest_figure",
     "frequency_caption",
     "frequency_figure",
+    "front_caption",
+    "front_figure",
     "is_scored",
     "journal_figure",
     "label_curve_caption",
     "label_curve_figure",
     "magnitude_caption",
+    "magnitude_drop_caption",
+    "magnitude_drop_figure",
     "magnitude_figure",
+    "overlap_caption",
+    "overlap_figure",
     "profile_caption",
     "profile_figure",
     "rank_caption",
     "rank_figure",
-    "reading",
+    "recall_caption",
+    "recall_figure",
+    "share_plotly",
+    "strength_caption",
+    "strength_figure",
     "table_html",
     "token_figure",
     "token_words",
+    "trade_off_caption",
+    "trade_off_figure",
     "verdict_caption",
     "verdict_figure",
     "write_figure",

@@ -7,12 +7,16 @@ from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from workbench.figures.magnitudes import visible, word_list
-from workbench.figures.style import MARGIN, NEUTRAL, PALETTE, SYMBOLS, dress, number
-from workbench.records import Detector, TokenContext
+from workbench.figures.html import render
+from workbench.figures.magnitudes import word_list
+from workbench.figures.style import DIVERGING, MARGIN, NEUTRAL, PALETTE, SYMBOLS, dress, number, scale_bar
+from workbench.records import UNLABELLED, Detector, TokenColumns, TokenContext
+from workbench.token_classes import visible
 
-UNLABELLED = "unlabelled"
+N_DETECTORS = 6  # drawn per domain, each with its contexts
+FITTING, MAX_ROWS, MAX_TOKENS = 0, 24, 60
 # A context holds at most so many tokens before its token, and so many characters before and after it.
 CONTEXT_TOKENS, CONTEXT_BEFORE, CONTEXT_AFTER = 16, 60, 40
 # Highlights: orange where the activation is positive, blue where it is negative.
@@ -52,12 +56,18 @@ def token_words(detectors: Sequence[Detector], n: int = 4) -> dict[int, tuple[st
     return words
 
 
-def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = None) -> go.Figure:
+def detector_figure(detectors: Sequence[Detector], n_per_domain: int | None = FITTING) -> go.Figure | None:
     """Score of every labelled detector with its interval, grouped by domain; chance is the line at one half.
 
     Hollow marks are detectors whose interval reaches down to chance. `n_per_domain` keeps the best dimensions of each
-    domain. Where no detector carries a label, the figure says so.
+    domain (None: all detectors), by default as many as give about 24 rows. Where no detector carries a label, the
+    figure says so; None without detectors.
     """
+    if not detectors:
+        return None
+    n_domains = len({detector.domain for detector in detectors if is_scored(detector)})
+    if n_per_domain == FITTING:
+        n_per_domain = min(N_DETECTORS, max(1, MAX_ROWS // max(1, n_domains)))
     shown = best_per_domain(detectors, n_per_domain)
     n_scored = sum(map(is_scored, detectors))
     figure = go.Figure(layout={"template": "none"})
@@ -125,7 +135,7 @@ def _domain_scores(detectors: Sequence[Detector], names: Sequence[str], index: i
     )
 
 
-def contexts_html(detector: Detector, n_shown: int | None = None) -> str:
+def contexts_html(detector: Detector, n_shown: int | None = None) -> Markup:
     """The top tokens of a detector in their contexts, as an HTML fragment for notebooks and reports.
 
     The token is highlighted, orange where its activation is positive and blue where negative, stronger the larger it is
@@ -134,36 +144,21 @@ def contexts_html(detector: Detector, n_shown: int | None = None) -> str:
     """
     contexts = detector.top_tokens[:n_shown]
     largest = max((abs(context.value) for context in contexts if math.isfinite(context.value)), default=0.0)
-    rows = "".join(_context_row(context, largest) for context in contexts)
-    if not rows:
-        return "<p>No token was recorded.</p>"
-    cell = "padding:2px 8px;text-align:left;font-weight:600"
-    heads = "".join(f'<th scope="col" style="{cell}">{head}</th>' for head in ("activation", "context", "document"))
-    label = escape(
-        f"Top tokens of dimension {detector.dimension} at layer {detector.layer}, {detector.end} end", quote=True
-    )
-    return (
-        f'<table aria-label="{label}" style="border-collapse:collapse;font-size:13px;width:100%">'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    label = f"Top tokens of dimension {detector.dimension} at layer {detector.layer}, {detector.end} end"
+    return render("contexts.html.j2", label=label, contexts=[_context(context, largest) for context in contexts])
 
 
-def _context_row(context: TokenContext, largest: float) -> str:
-    share = abs(context.value) / largest if largest and math.isfinite(context.value) else 0.0
-    colour = POSITIVE if context.value >= 0 else NEGATIVE
-    cell = "padding:2px 8px;text-align:left;vertical-align:top"
-    mark = (
-        f'<mark style="background:rgba({colour},{0.12 + 0.48 * share:.2f});color:inherit;border-radius:3px;'
-        f'padding:0 2px;outline:1px solid rgba({colour},0.7)" title="activation {number(context.value)}">'
-        f"{escape(visible(context.token))}</mark>"
-    )
-    text = f"{_surroundings(_left(context))}{mark}{_surroundings(_right(context))}"
-    return (
-        f'<tr><td style="{cell};white-space:nowrap;font-variant-numeric:tabular-nums">{number(context.value)}</td>'
-        f'<td style="{cell};font-family:ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;'
-        f'overflow-wrap:anywhere">{text}</td>'
-        f'<td style="{cell};white-space:nowrap">{escape(context.prompt)}, token {context.position}</td></tr>'
-    )
+def _context(context: TokenContext, largest: float) -> dict[str, object]:
+    strength = abs(context.value) / largest if largest and math.isfinite(context.value) else 0.0
+    return {
+        "value": number(context.value),
+        "colour": POSITIVE if context.value >= 0 else NEGATIVE,
+        "opacity": f"{0.12 + 0.48 * strength:.2f}",
+        "left": _pieces(_left(context)),
+        "token": visible(context.token),
+        "right": _pieces(_right(context)),
+        "place": f"{context.prompt}, token {context.position}",
+    }
 
 
 def _left(context: TokenContext) -> str:
@@ -184,10 +179,78 @@ def _right(context: TokenContext) -> str:
     return f"{words.group()}…" if words else f"{after}…"
 
 
-def _surroundings(text: str) -> str:
-    """Escaped text with line breaks, tabs and runs of spaces as pale signs; single spaces stay spaces."""
+def _pieces(text: str) -> list[tuple[str, bool]]:
+    """Text cut where line breaks, tabs and runs of spaces stand as signs (True); single spaces stay spaces."""
+    pieces = re.split(r"([\n\r\t]+|[ \u00b7]{2,})", text)
+    return [(visible(piece) if index % 2 else piece, bool(index % 2)) for index, piece in enumerate(pieces) if piece]
 
-    def sign(match: re.Match[str]) -> str:
-        return f'<span style="opacity:.55">{visible(match.group())}</span>'
 
-    return re.sub(r"[\n\r\t]+|[ \u00b7]{2,}", sign, escape(text))
+def detector_caption(detectors: Sequence[Detector]) -> str:
+    """How many detectors carry a label, how many are better than chance, and the best one."""
+    scored = [detector for detector in detectors if is_scored(detector)]
+    if not detectors:
+        return "No dimension was read as a detector."
+    if not scored:
+        return f"None of the {len(detectors)} dimension-and-layer readings carries a label."
+    above = sum(detector.low > 0.5 for detector in scored)
+    best = max(scored, key=lambda detector: detector.auroc)
+    return (
+        f"{len(scored)} of {len(detectors)} dimension-and-layer readings carry a label; {above or 'none'} of these "
+        f"have an interval above chance. The best is dimension {best.dimension}, layer {best.layer} for {best.label} "
+        f"in {best.domain}: AUROC {best.auroc:.2f} ({best.low:.2f} to {best.high:.2f}). The best of many scores is "
+        "an optimistic number."
+    )
+
+
+# --- along a text -----------------------------------------------------------------------------------------------------
+
+
+def token_figure(columns: TokenColumns, prompt: str, *, start: int = 0, n_tokens: int = 32) -> go.Figure:
+    """Activation of every collected (layer, dimension) at up to `n_tokens` tokens of one prompt, from token `start` on.
+
+    Colours are centred at zero and clipped at the largest magnitude beside the first position, whose sink would
+    drown the rest; the hover text has every value. Raises ValueError for an unknown prompt or a place outside it.
+    """
+    if prompt not in columns.prompts:
+        known = ", ".join(columns.prompts[:3])
+        raise ValueError(
+            f"prompt {prompt!r} was not collected; these were: {known} ... ({len(columns.prompts)} in all)"
+        )
+    rows = np.flatnonzero(np.asarray(columns.prompt_index) == columns.prompts.index(prompt))
+    if not 0 <= start < len(rows):
+        raise ValueError(f"prompt {prompt} has {len(rows)} tokens; start={start} is outside")
+    if not 1 <= n_tokens <= MAX_TOKENS:
+        raise ValueError(f"n_tokens is {n_tokens}; between 1 and {MAX_TOKENS} can be read")
+    rows = rows[start : start + n_tokens]
+    positions = np.asarray(columns.positions)[rows]
+    values = columns.values[rows].T
+    later = values[:, positions > 0]
+    bound = float(np.abs(later if later.size else values).max()) or 1.0
+    tokens = [escape(visible(columns.token_text[row])) for row in rows]
+    names = [f"layer {layer}, dimension {dimension}" for layer, dimension in columns.columns]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=np.arange(len(rows)),
+            y=names,
+            customdata=[[f"{token}<br>position {position}" for token, position in zip(tokens, positions, strict=True)]]
+            * len(names),
+            hovertemplate="%{customdata}<br>%{y}<br>activation %{z:.3g}<extra></extra>",
+            colorscale=[list(step) for step in DIVERGING],
+            zmid=0,
+            zmin=-bound,
+            zmax=bound,
+            xgap=1,
+            ygap=1,
+            colorbar=scale_bar("activation<br>(activation<br>units)"),
+        ),
+        layout={"template": "none"},
+    )
+    figure.update_xaxes(
+        title_text="token", tickvals=np.arange(len(rows)), ticktext=tokens, tickangle=-90, showgrid=False
+    )
+    figure.update_yaxes(type="category", autorange="reversed", title_text="read at", showgrid=False, ticks="")
+    clipped = f"; the first position is clipped at {number(bound)}" if (positions == 0).any() else ""
+    subtitle = f"{escape(prompt)}, tokens {start} to {start + len(rows) - 1}{clipped}"
+    height = 26 * len(names) + MARGIN["t"] + MARGIN["b"] + 90
+    return dress(figure, title="Activations along a text", subtitle=subtitle, height=height)

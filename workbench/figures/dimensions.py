@@ -14,20 +14,21 @@ from workbench.records import Dimension
 
 def dcd_figure(
     dcds: Sequence[Dimension], selection: str | None = None, *, words: Mapping[int, Sequence[str]] | None = None
-) -> go.Figure:
+) -> go.Figure | None:
     """Domain by dimension: the rank of every DCD, coloured by its frequency in the domain minus that elsewhere.
 
     Colours are centred at zero; a place is empty where the dimension was not selected in the domain. Dimensions
     selected in most domains come first. `words` (dimension -> token texts) adds what fires a dimension to the hover
-    text. Draws one `selection`, by default that of the first record. Raises ValueError where none was selected so.
+    text. Draws one `selection`, by default that of the first record. None without DCDs; raises ValueError for a
+    selection that none was made by.
     """
+    if not dcds:
+        return None
     found = list(dict.fromkeys(dcd.selection for dcd in dcds))
-    selection = selection or (found[0] if found else "")
+    selection = selection or found[0]
     chosen = [dcd for dcd in dcds if dcd.selection == selection]
     if not chosen:
-        raise ValueError(
-            f"no dimension was selected by {selection or 'anything'}; there are: {', '.join(found) or 'none'}"
-        )
+        raise ValueError(f"no dimension was selected by {selection}; there are: {', '.join(found)}")
     domains = list(dict.fromkeys(dcd.domain for dcd in dcds))
     counts = Counter(dcd.dimension for dcd in chosen)
     first = {dcd.dimension: domains.index(dcd.domain) for dcd in reversed(chosen)}
@@ -87,4 +88,18 @@ def _hover(dcd: Dimension, words: Mapping[int, Sequence[str]]) -> str:
         f"dimension {dcd.dimension}, rank {dcd.rank} in {escape(dcd.domain)}<br>"
         f"active in {dcd.frequency:.0%} of its prompts, elsewhere {dcd.frequency_elsewhere:.0%}<br>"
         f"magnitude {number(dcd.magnitude)}, elsewhere {number(dcd.magnitude_elsewhere)}<br>large in {dcd.reach}{fired}"
+    )
+
+
+def dcd_caption(dcds: Sequence[Dimension]) -> str:
+    """How many of the selected dimensions are large everywhere, how many in their domain only."""
+    by_magnitude = [dcd for dcd in dcds if dcd.selection == "magnitude"] or list(dcds)
+    if not by_magnitude:
+        return "No dimension was selected in any domain."
+    counts = Counter(dcd.reach for dcd in by_magnitude)
+    distinct, n = len({dcd.dimension for dcd in by_magnitude}), len(by_magnitude)
+    return (
+        f"Selection by {by_magnitude[0].selection} names {n} dimensions over all domains, {distinct} of them distinct. "
+        f"Of the {n}, {counts['every domain']} are large in every domain, {counts['this domain']} in this domain more "
+        f"than elsewhere, {counts['some domains']} in some domains and {counts['no domain']} in none."
     )

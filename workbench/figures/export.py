@@ -14,28 +14,35 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.io import write_images
 
-from workbench.figures.journal import PRESETS, journal_figure, size_of
-from workbench.figures.page import figure_title, write_figure
+from workbench.figures.html import figure_title, share_plotly, write_figure
+from workbench.figures.journal import PIXELS_PER_MM, Preset, journal_figure, preset_named, size_of
+from workbench.figures.style import number
+from workbench.records import write_whole
+from workbench.records.tables import write_csv
 
 VECTOR_AND_RASTER = ("pdf", "svg", "png")
 DOTS_PER_INCH = 300
+MAX_TABLE_ROWS = 100  # of a table for LaTeX and Markdown; the CSV holds all
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure ready to be written: `name` is its file name, `call` the Python that makes it, `preset` its column."""
+    """A figure ready to be written: `name` is its file name, `call` the Python that makes it, `preset` its column.
+
+    `kind` is its entry in the catalogue.
+    """
 
     name: str
     figure: go.Figure
     caption: str
     call: str
     preset: str = "two-column"
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             raise ValueError(f"figure name {self.name!r} is no file name; use small letters, digits and single hyphens")
-        if self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
+        preset_named(self.preset)
 
 
 def export_obstacle() -> str | None:
@@ -57,24 +64,26 @@ def export_obstacle() -> str | None:
 
 
 def export_figures(
-    drawings: Sequence[Drawing], folder: str | Path, manifest: Mapping[str, Any], *, preset: str | None = None
+    drawings: Sequence[Drawing], folder: str | Path, manifest: Mapping[str, Any], *, preset: str | Preset | None = None
 ) -> tuple[list[Path], str | None]:
     """Write every drawing as PDF, SVG, PNG (300 dots per inch), HTML and CSV, and a `manifest.json` beside them.
 
     `manifest` says what the figures were drawn from; names, captions, calls and sizes are added to it. `preset`
-    overrides the drawings' own. Returns the paths, and what has to be installed where only HTML and CSV could be
-    written. Raises ValueError where two drawings have one name.
+    overrides the drawings' own. Returns the paths, and what is amiss: what has to be installed where only HTML and CSV
+    could be written, or which figures are higher than a page. Raises ValueError where two drawings have one name.
     """
     names = [drawing.name for drawing in drawings]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"several figures have the name {', '.join(twice)}; file names must differ")
-    printed = [journal_figure(drawing.figure, preset or drawing.preset) for drawing in drawings]
+    columns = [preset_named(preset or drawing.preset) for drawing in drawings]
+    printed = [journal_figure(drawing.figure, column) for drawing, column in zip(drawings, columns, strict=True)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     obstacle = export_obstacle()
     formats = () if obstacle else VECTOR_AND_RASTER
     paths = [path for drawing in drawings for path in _write_data(drawing, folder)]
+    data = {name: [path.name for path in paths if path.stem == name] for name in names}
     if formats:
         paths += _write_printed(names, printed, folder)
     listed = [
@@ -83,23 +92,54 @@ def export_figures(
             "title": figure_title(drawing.figure),
             "caption": drawing.caption,
             "call": drawing.call,
-            "preset": preset or drawing.preset,
-            "width_mm": PRESETS[preset or drawing.preset].width_mm,
-            "height_mm": round(size_of(figure)[1] / 96 * 25.4, 1),
-            "files": [f"{drawing.name}.{kind}" for kind in (*formats, "html", "csv")],
+            "preset": column.name,
+            "width_mm": column.width_mm,
+            "height_mm": round(size_of(figure)[1] / PIXELS_PER_MM, 1),
+            "fits": size_of(figure)[1] <= column.max_height_mm * PIXELS_PER_MM + 1,
+            "files": [*(f"{drawing.name}.{kind}" for kind in formats), *data[drawing.name]],
         }
-        for drawing, figure in zip(drawings, printed, strict=True)
+        for drawing, figure, column in zip(drawings, printed, columns, strict=True)
     ]
     path = folder / "manifest.json"
     text = json.dumps({**manifest, "figures": listed}, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+    high = [item["name"] for item in listed if not item["fits"]]
+    if high and not obstacle:
+        obstacle = f"higher than the column allows, so that rows do not overprint: {', '.join(high)}; try two-column"
     return [*paths, path], obstacle
 
 
 def _write_data(drawing: Drawing, folder: Path) -> list[Path]:
-    table = folder / f"{drawing.name}.csv"
-    figure_frame(drawing.figure).to_csv(table, index=False)
-    return [write_figure(drawing.figure, folder / f"{drawing.name}.html", caption=drawing.caption), table]
+    path = folder / f"{drawing.name}.html"
+    page = write_figure(drawing.figure, path, caption=drawing.caption, plotly=share_plotly(folder))
+    return [page, *write_tables(figure_frame(drawing.figure), folder / drawing.name)]
+
+
+def write_tables(frame: pd.DataFrame, path: Path) -> list[Path]:
+    """Write a table as CSV, and for a paper as LaTeX (booktabs) and Markdown where it has at most 100 rows.
+
+    `path` is without a suffix. Text is escaped; numbers have three significant digits outside the CSV.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [path.with_name(f"{path.name}.csv")]
+    write_csv(frame, written[0])
+    if len(frame) <= MAX_TABLE_ROWS:
+        shown = frame.map(_shown)
+        texts = {"tex": shown.to_latex(index=False, escape=True), "md": _markdown(shown)}
+        for kind, text in texts.items():
+            written.append(path.with_name(f"{path.name}.{kind}"))
+            write_whole(written[-1], text)
+    return written
+
+
+def _shown(value: object) -> str:
+    return number(float(value)) if isinstance(value, float) else str(value)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    rows = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    escaped = [[re.sub(r"([|<>*_`])", r"\\\1", str(cell)) for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
 def _write_printed(names: Sequence[str], printed: Sequence[go.Figure], folder: Path) -> list[Path]:

@@ -1,10 +1,13 @@
-"""How large every residual dimension is, per layer and domain: the headline figure, the sink view, one dimension."""
+"""How large every residual dimension is, per layer and domain, and how often it is active; with captions."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float64, Int
 from plotly.subplots import make_subplots
@@ -15,9 +18,11 @@ from workbench.figures.style import (
     NEUTRAL,
     NOMINAL_WIDTH,
     PALETTE,
+    SEQUENTIAL,
     SYMBOLS,
     dress,
     is_dwarfed,
+    joined,
     layer_colours,
     log_ticks,
     number,
@@ -26,13 +31,14 @@ from workbench.figures.style import (
     place_labels,
     scale_bar,
 )
-from workbench.records import DimensionStatistics
+from workbench.records import DISCRIMINATION_GAP, OFTEN, DimensionStatistics
 from workbench.token_classes import visible
 
 # About 8 bytes of JSON each: the figure stays under half a megabyte for every model.
 MAX_POINTS = 32_000
-MAX_LEGEND_LAYERS = 12
+MAX_LEGEND_LAYERS, MAX_PANELS = 12, 12
 PANEL_HEIGHT = 210
+RARE = 0.05  # dimensions active in a smaller fraction of every domain's prompts are not drawn
 UNIT = "mean |activation| (activation units)"
 
 
@@ -50,9 +56,12 @@ def magnitude_figure(
     name. The axis is logarithmic where massive dimensions would flatten the rest. Where the model has more dimensions
     than can be drawn, each line is the outer envelope: the largest of every few neighbouring dimensions.
 
-    First positions are left out (see `first_position_figure`). Raises ValueError for a domain that was not measured.
+    Without `domains` the first 12 are drawn. First positions are excluded (see `first_position_figure`). Raises
+    ValueError for a domain that was not measured.
     """
     shown = domain_indices(statistics, domains)
+    if domains is None:
+        shown = shown[:MAX_PANELS]
     values = statistics.mean_magnitude[shown]
     names = [statistics.domains[index] for index in shown]
     n_domains, n_layers, d_model = values.shape
@@ -72,6 +81,8 @@ def magnitude_figure(
     subtitle = f"residual stream after each block, first positions left out; the {n_named} largest are named"
     if n_domains > 1:
         subtitle += ", bold where in one domain only"
+    if n_domains < len(statistics.domains):
+        subtitle += f"; {n_domains} of {len(statistics.domains)} domains"
     if n_points < d_model:
         subtitle += f"; outer envelope of {d_model} dimensions"
     return dress(figure, title="Dimension magnitudes per layer", subtitle=subtitle, height=height)
@@ -315,3 +326,190 @@ def _layer_axis(figure: go.Figure, n_layers: int, column: int) -> None:
     """An axis of layers with at most a dozen labels."""
     step = max(1, -(-n_layers // 12))
     figure.update_xaxes(title_text="layer", dtick=step, range=[-0.4, n_layers - 0.6], row=1, col=column)
+
+
+# --- frequencies ------------------------------------------------------------------------------------------------------
+
+
+def frequency_figure(
+    frequency: pd.DataFrame, *, at_least: float = RARE, words: Mapping[int, Sequence[str]] | None = None
+) -> go.Figure | None:
+    """Share of each domain's prompts in which a dimension is active: one row per domain, one column per dimension.
+
+    `frequency` has domains as index, dimensions as columns and shares in [0, 1] as values. Drawn are the dimensions
+    active in at least the share `at_least` of the prompts of any domain: first those active in most prompts of every
+    domain, then the others in blocks by the domain in which they are most frequent. `words` (dimension -> token texts)
+    adds what fires a dimension to the hover text.
+
+    None where no dimension is that frequent. Raises ValueError where values are no shares.
+    """
+    values = frequency.to_numpy(dtype=np.float64)
+    if not values.size or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            "the frequencies must be shares between 0 and 1, with domains as index and dimensions as columns"
+        )
+    kept = np.flatnonzero(values.max(axis=0) >= at_least)
+    if not kept.size:
+        return None
+    order, blocks = block_order(values[:, kept])
+    columns = kept[order]
+    dimensions = [int(frequency.columns[index]) for index in columns]
+    domains = [str(name) for name in frequency.index]
+    figure = go.Figure(_heatmap(values[:, columns], domains, dimensions, words or {}), layout={"template": "none"})
+    for start in np.flatnonzero(np.diff(blocks)) + 1:
+        figure.add_vline(x=float(start) - 0.5, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
+    figure.update_xaxes(type="category", title_text="dimension", tickangle=-90, showgrid=False)
+    figure.update_yaxes(type="category", title_text="domain", autorange="reversed", showgrid=False, ticks="")
+    n_rest = values.shape[1] - len(columns)
+    subtitle = (
+        f"active: more than 3 σ above the mean over dimensions; {len(columns)} dimensions, "
+        f"those frequent in every domain first; {n_rest} others stay below {number(at_least)} everywhere"
+    )
+    height = 34 * len(domains) + MARGIN["t"] + MARGIN["b"] + 60
+    return dress(figure, title="Activation frequency by domain", subtitle=subtitle, height=height)
+
+
+def _heatmap(
+    values: Float64[np.ndarray, "domain dimension"],
+    domains: Sequence[str],
+    dimensions: Sequence[int],
+    words: Mapping[int, Sequence[str]],
+) -> go.Heatmap:
+    fired = [f"<br>fired by {word_list(words[item])}" if item in words else "" for item in dimensions]
+    return go.Heatmap(
+        z=values.astype(np.float32),
+        x=[str(item) for item in dimensions],
+        y=[escape(name) for name in domains],
+        customdata=[fired] * len(domains),
+        zmin=0,
+        zmax=1,
+        colorscale=SEQUENTIAL,
+        xgap=1 if len(dimensions) <= 120 else 0,
+        ygap=1,
+        colorbar=scale_bar("share of<br>prompts"),
+        hovertemplate="dimension %{x}<br>active in %{z:.0%} of the %{y} prompts%{customdata}<extra></extra>",
+    )
+
+
+def block_order(
+    values: Float64[np.ndarray, "domain dimension"],
+) -> tuple[Int[np.ndarray, "dimension"], Int[np.ndarray, "dimension"]]:
+    """Order of the columns, and the block of each: 0 for those frequent in every domain, 1 + domain for the others."""
+    everywhere = values.min(axis=0) >= OFTEN
+    blocks = np.where(everywhere, 0, 1 + values.argmax(axis=0))
+    order = np.lexsort((-np.where(everywhere, values.mean(axis=0), values.max(axis=0)), blocks))
+    return order, blocks[order]
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def largest_dimensions(statistics: DimensionStatistics, n: int = 3) -> tuple[int, int, list[int]]:
+    """How many domains share the set of n largest dimensions that most do, of how many, and that set."""
+    values = statistics.mean_magnitude.mean(axis=1)
+    tops = [frozenset(row[:n].tolist()) for row in np.argsort(-values, axis=1, kind="stable")]
+    ((common, count),) = Counter(tops).most_common(1)
+    return count, len(tops), sorted(common)
+
+
+def magnitude_caption(statistics: DimensionStatistics, n: int = 3) -> str:
+    """Whether the domains share their largest dimensions, and how far these stand above the rest."""
+    values = statistics.mean_magnitude.mean(axis=1)
+    tops = [frozenset(row[:n].tolist()) for row in np.argsort(-values, axis=1, kind="stable")]
+    n_domains = len(tops)
+    ratio = float(np.median(values.max(axis=1) / np.maximum(np.median(values, axis=1), 1e-30)))
+    height = f"The largest dimension is {number(ratio)} times the median dimension (median over the domains)."
+    if n_domains == 1:
+        largest = joined([str(item) for item in sorted(tops[0])])
+        domain = statistics.domains[0]
+        return f"In {domain} the {_word(n)} largest dimensions on average over layers are {largest}. {height}"
+    (common, count), *_ = Counter(tops).most_common(1)
+    everywhere = [str(item) for item in sorted(frozenset.intersection(*tops))]
+    if count == 1:
+        among = f"{joined(everywhere)} {'is' if len(everywhere) == 1 else 'are'}" if everywhere else "none is"
+        return (
+            f"No two of the {n_domains} domains share the same {_word(n)} largest dimensions; {among} among them in "
+            f"every domain. {height}"
+        )
+    named = joined([str(item) for item in sorted(common)])
+    others = [name for name, top in zip(statistics.domains, tops, strict=True) if top != common]
+    rest = f"; {joined(others)} {'differs' if len(others) == 1 else 'differ'}" if others else ""
+    reading = (
+        "what is largest says little about the domain"
+        if count == n_domains
+        else "what is largest depends in part on the domain"
+    )
+    shared = f"{count} of {n_domains} domains share the same {_word(n)} largest dimensions ({named}){rest}"
+    return f"{shared}: {reading}. {height}"
+
+
+def first_position_caption(statistics: DimensionStatistics) -> str:
+    """Whether the first position carries magnitudes that later positions do not."""
+    first = statistics.first_mean_magnitude.mean(axis=0)
+    later = statistics.mean_magnitude.mean(axis=0)
+    layer = int(np.argmax(first.max(axis=1)))
+    dimension = int(first[layer].argmax())
+    here, there = float(first[layer].max()), float(later[layer].max())
+    ratio = here / there if there > 0 else math.inf
+    seen = (
+        f"The first position is largest at layer {layer} in dimension {dimension} ({number(here)} activation units); "
+        f"the largest of the later positions there is {number(there)} in dimension {int(later[layer].argmax())}"
+    )
+    if ratio >= 3:
+        return f"{seen}: {number(ratio)} times less, so the first position is counted apart for a reason."
+    if ratio > 1.1:
+        return f"{seen}: somewhat less, so the first position stands out only a little."
+    return f"{seen}: no less, so no sink shows at the first position."
+
+
+def profile_caption(statistics: DimensionStatistics, dimension: int) -> str:
+    """In which domain and layer a dimension is largest, and whether it stands out there."""
+    values = statistics.mean_magnitude[:, :, dimension]
+    means = values.mean(axis=1)
+    order = np.argsort(-means, kind="stable")
+    best = int(order[0])
+    layer = int(values[best].argmax())
+    seen = (
+        f"Dimension {dimension} is largest in {statistics.domains[best]}: {number(float(means[best]))} activation "
+        f"units on average over layers, {number(float(values[best, layer]))} at layer {layer}"
+    )
+    if len(means) == 1:
+        return f"{seen}."
+    next_best = float(means[order[1]])
+    ratio = float(means[best]) / next_best if next_best > 0 else math.inf
+    if ratio >= 1.5:
+        return f"{seen}; that is {number(ratio)} times the next domain ({statistics.domains[int(order[1])]})."
+    spread = float(means[best]) / max(float(means.min()), 1e-30)
+    if spread < 1.5:
+        return f"{seen}; the domains hardly differ (largest beside smallest: {number(spread)} times)."
+    return f"{seen}; {statistics.domains[int(order[1])]} comes close (ratio {number(ratio)})."
+
+
+def frequency_caption(frequency: pd.DataFrame) -> str:
+    """How many dimensions are active everywhere, and how many belong to one domain."""
+    values = frequency.to_numpy(dtype=float)
+    n_domains, n_dimensions = values.shape
+    n_active = int((values.max(axis=0) > 0).sum())
+    n_everywhere = int((values.min(axis=0) >= OFTEN).sum())
+    start = (
+        f"{n_active} of {n_dimensions} dimensions are active in at least one prompt, {n_everywhere or 'none'} of them "
+        "in at least half of the prompts of every domain"
+    )
+    if n_domains == 1:
+        return f"{start}."
+    elsewhere = (values.sum(axis=0) - values) / (n_domains - 1)
+    is_own = values - elsewhere > DISCRIMINATION_GAP + 1e-9
+    if not is_own.any():
+        return f"{start}; none exceeds the mean of the other domains by {DISCRIMINATION_GAP:.0%} in any domain."
+    counts = [f"{name} {count}" for name, count in zip(frequency.index, is_own.sum(axis=1), strict=True) if count]
+    n_own = int(is_own.any(axis=0).sum())
+    verb = "exceeds" if n_own == 1 else "exceed"
+    return (
+        f"{start}; {n_own} {verb} the mean of the other domains by over {DISCRIMINATION_GAP:.0%} in at least one "
+        f"domain ({joined(counts)})."
+    )
+
+
+def _word(n: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[n] if n < len(words) else str(n)

@@ -22,12 +22,10 @@ from workbench.figures.style import (
     panel_title,
     scale_bar,
 )
-from workbench.records import VERDICTS, BasisScore, ReadingAgreement, SelectionStability, Verdict, VerdictName
+from workbench.records import LEVEL, VERDICTS, BasisScore, ReadingAgreement, SelectionStability, Verdict, VerdictName
 
 COLOURS = dict(zip(VERDICTS, (PALETTE[4], PALETTE[0], PALETTE[3], NEUTRAL), strict=True))
 SYMBOLS = dict(zip(VERDICTS, ("square", "circle", "diamond", "circle-open"), strict=True))
-MIN_SHARE, MIN_AUROC = 0.9, 0.75
-LEVEL = 0.05
 SCORES = {"within": "class against other tokens of the domain", "across": "class inside the domain against outside it"}
 LABEL_LOOKS = {"DCDs": (PALETTE[0], "circle", "solid"), "other dimensions": (PALETTE[1], "square", "dash")}
 LOWER_IS_BETTER = ("CDS",)
@@ -37,23 +35,25 @@ UNITS = {"discriminative": "dimensions", "labelled": "share", "CDS": "nats per t
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def verdict_figure(verdicts: Sequence[Verdict]) -> go.Figure:
+def verdict_figure(verdicts: Sequence[Verdict]) -> go.Figure | None:
     """The map of verdicts: share of magnitude at first token and delimiters against the AUROC of the domain.
 
-    Error bars are 95 % bootstrap intervals over passages; dotted lines are the thresholds of the default rule. Above
-    its line a dimension is still no detector where its interval reaches 0.5 or too many control dimensions reach it,
-    and beyond the other line no sink where it is not massive.
+    Error bars are 95 % bootstrap intervals over passages; dotted lines are the thresholds of the rules that the
+    verdicts were reached by. Above its line a dimension is still no detector where its interval reaches 0.5 or too many
+    control dimensions reach it, and beyond the other line no sink where it is not massive. None without verdicts.
     """
     if not verdicts:
-        raise ValueError("there are no verdicts to draw; judge at least one dimension")
+        return None
     figure = go.Figure(layout={"template": "none"})
     for name in VERDICTS:
         of = [item for item in verdicts if item.verdict == name]
         if of:
             figure.add_trace(_verdict_trace(name, of))
     style = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
-    figure.add_vline(x=MIN_SHARE, line=style)
-    figure.add_hline(y=MIN_AUROC, line=style)
+    for share in sorted({item.rule.min_share for item in verdicts}):
+        figure.add_vline(x=share, line=style)
+    for auroc in sorted({item.rule.min_auroc for item in verdicts}):
+        figure.add_hline(y=auroc, line=style)
     lowest = min(0.5, *(item.low for item in verdicts if not np.isnan(item.low)))
     figure.update_xaxes(title_text="share of magnitude at first token and delimiters (position classes count alike)")
     figure.update_yaxes(title_text="AUROC: passages of the domain against others", range=[lowest - 0.02, 1.02])
@@ -114,13 +114,14 @@ def verdict_caption(verdicts: Sequence[Verdict]) -> str:
 # --- stability --------------------------------------------------------------------------------------------------------
 
 
-def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
+def rank_figure(selections: Sequence[SelectionStability], selection: str = "magnitude") -> go.Figure | None:
     """Where every selected dimension ranks when passages are resampled, one panel per domain, one row per dimension.
 
     Marks are ranks, whiskers 95 % intervals over resampled passages; the number after them is the dimension.
     """
+    selections = [item for item in selections if item.selection == selection]
     if not selections:
-        raise ValueError("there are no selected dimensions to draw; select some first")
+        return None
     domains = list(dict.fromkeys(item.domain for item in selections))
     n_rows, highest = max(item.rank for item in selections), max(item.rank_high for item in selections)
     figure, cells, height = panel_grid(
@@ -145,7 +146,7 @@ def rank_figure(selections: Sequence[SelectionStability]) -> go.Figure:
         f"whiskers: 95 % of {selections[0].n_resamples} bootstraps of passages; numbers are dimensions; "
         f"p adjusted over all domains and dimensions"
     )
-    title = f"How sure the ranks are ({selections[0].selection})"
+    title = f"How sure the ranks are ({selection})"
     return dress(figure, title=title, subtitle=subtitle, height=height)
 
 
@@ -191,8 +192,9 @@ def _rank_names(selections: Sequence[SelectionStability]) -> go.Scatter:
     )
 
 
-def rank_caption(selections: Sequence[SelectionStability]) -> str:
+def rank_caption(selections: Sequence[SelectionStability], selection: str = "magnitude") -> str:
     """How many are nearly always selected, and how many are larger than elsewhere."""
+    selections = [item for item in selections if item.selection == selection]
     n, sure = len(selections), sum(item.frequency >= 0.95 for item in selections)
     larger = sum(item.p_value <= LEVEL for item in selections)
     return (
@@ -204,8 +206,10 @@ def rank_caption(selections: Sequence[SelectionStability]) -> str:
 # --- readings ---------------------------------------------------------------------------------------------------------
 
 
-def agreement_figure(agreements: Sequence[ReadingAgreement]) -> go.Figure:
+def agreement_figure(agreements: Sequence[ReadingAgreement]) -> go.Figure | None:
     """Shared share of the selected sets between every two readings, averaged over domains."""
+    if not agreements:
+        return None
     names, values = _agreement_matrix(agreements)
     figure = go.Figure(
         go.Heatmap(
@@ -246,8 +250,6 @@ def agreement_caption(agreements: Sequence[ReadingAgreement]) -> str:
 
 
 def _agreement_matrix(agreements: Sequence[ReadingAgreement]) -> tuple[list[str], np.ndarray]:
-    if not agreements:
-        raise ValueError("there are no agreements to draw; compare at least two readings")
     names = list(dict.fromkeys(name for item in agreements for name in (item.first, item.second)))
     found: dict[tuple[int, int], list[float]] = {}
     for item in agreements:
@@ -263,10 +265,10 @@ def _agreement_matrix(agreements: Sequence[ReadingAgreement]) -> tuple[list[str]
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def label_curve_figure(curve: pd.DataFrame) -> go.Figure:
+def label_curve_figure(curve: pd.DataFrame) -> go.Figure | None:
     """Held-out score against the share of dimensions labelled, from `labels.label_curve`: DCDs beside the others."""
     if curve.empty:
-        raise ValueError("the curve is empty; score the labels of at least one dimension")
+        return None
     present = set(curve["score"].tolist())
     names = [name for name in SCORES if name in present]
     titles = [SCORES[name] for name in names]
@@ -332,10 +334,10 @@ def label_curve_caption(curve: pd.DataFrame) -> str:
 # --- rotations --------------------------------------------------------------------------------------------------------
 
 
-def basis_figure(scores: Sequence[BasisScore]) -> go.Figure:
+def basis_figure(scores: Sequence[BasisScore]) -> go.Figure | None:
     """Every measure in the coordinate basis beside rotated ones; each mark is one basis, the mean over domains."""
     if not scores:
-        raise ValueError("there are no scores to draw; compare at least two bases")
+        return None
     table = _basis_means(scores)
     figure = make_subplots(1, len(table.index), horizontal_spacing=0.08)
     for column, measure in enumerate(table.index, start=1):

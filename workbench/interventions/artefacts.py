@@ -1,14 +1,14 @@
 """Loading saved steerings; `save_steering` writes them."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor
 
-from workbench.interventions.base import Artefact, Combination, Scope, Steering, SteeringError, Where
+from workbench.interventions.base import Artefact, Combination, Scope, Steering, SteeringError, Where, check_fit
 from workbench.interventions.files import FileError, read_file
+from workbench.interventions.headers import check_header, rebuild
 from workbench.interventions.methods import steering_classes
 from workbench.models import HookedModel
 
@@ -22,10 +22,14 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
         tensors, header = read_file(path)
     except FileError as error:
         raise SteeringError(str(error)) from error
+    check_header(path, header)
     if header["fingerprint"] != model.fingerprint:
         raise SteeringError(f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}")
     known = {kind.__name__: kind for kind in (steering_classes() if kinds is None else kinds)}
     steering = _read(path, header, tensors, "", known)
+    if header["sites"] != [str(site) for site in steering.sites]:
+        raise SteeringError(f"{path} names other sites than its {header['operation']} acts at; fit it again")
+    check_fit(model, steering)
     where = header["scope"]["where"]
     scope = Scope(where if where in get_args(Where) else tuple(where), tuple(header["scope"]["exclude"]))
     return Artefact(steering, scope, header)
@@ -39,23 +43,25 @@ def _read(
     known: Mapping[str, type[Steering]],
 ) -> Steering:
     """One steering from its description and the tensors whose names start with a prefix."""
-    name = described["operation"]
+    name = described.get("operation")
     if name == "Combination":
         parts = [
-            (_read(path, part, tensors, f"{prefix}{number}.", known), part["weight"])
-            for number, part in enumerate(described["parts"])
+            (_read(path, part, tensors, f"{prefix}{number}.", known), _weight(path, part))
+            for number, part in enumerate(described.get("parts") or ())
         ]
         return Combination(tuple(parts))
     if name not in known:
         raise SteeringError(f"{path} holds a {name}, expected one of {', '.join(known)}")
-    kind = known[name]
-    assert dataclasses.is_dataclass(kind)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    values = {field: _tuples(value) for field, value in described["values"].items()}
-    values |= {field: tensors[prefix + field] for field in fields if prefix + field in tensors}
-    if set(values) != fields:
-        raise SteeringError(f"{path} holds a {name} of another version of this library; fit it again")
-    return kind(**values)
+    values = {field: _tuples(value) for field, value in (described.get("values") or {}).items()}
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return rebuild(path, known[name], {**values, **own})
+
+
+def _weight(path: str | Path, part: Mapping[str, Any]) -> float:
+    weight = part.get("weight")
+    if not isinstance(weight, int | float):
+        raise SteeringError(f"{path} holds a part of a combination without its weight; save it again")
+    return float(weight)
 
 
 def _tuples(value: Any) -> Any:

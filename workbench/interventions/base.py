@@ -385,6 +385,7 @@ def steer(
     steering = steering.on(model.device)
     check_fit(model, steering)
     scope = steering.scope if scope is None else scope
+    _check_size(model, steering, strength)
     handle = SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
     try:
         return handle.apply()
@@ -455,6 +456,22 @@ def _payload(steering: Steering, prefix: str) -> tuple[dict[str, Tensor], dict[s
     tensors = {prefix + name: value.detach().cpu() for name, value in values.items() if isinstance(value, Tensor)}
     others = {name: plain_value(value) for name, value in values.items() if not isinstance(value, Tensor)}
     return tensors, {"operation": type(steering).__name__, "values": others}
+
+
+def _check_size(model: HookedModel, steering: Steering, strength: Strength) -> None:
+    """Raise where the edit is too large for the model's arithmetic: norms square the activations in float32."""
+    if callable(strength) and not isinstance(strength, Tensor):
+        return  # known only when it is asked
+    largest = float(torch.as_tensor(strength).abs().max())
+    for site in steering.sites:
+        x = torch.ones(1, 1, model.width(site), device=model.device)
+        delta = largest * steering.delta(x, site, torch.zeros(1, 1, dtype=torch.long, device=model.device)).double()
+        bound = min(torch.finfo(model.dtype).max, math.sqrt(torch.finfo(torch.float32).max / model.width(site)))
+        if float(delta.abs().max()) > bound:
+            raise SteeringError(
+                f"strength {largest:g} adds up to {float(delta.abs().max()):.1e} at {site}, more than {model.name} can "
+                f"compute with ({bound:.1e} in {str(model.dtype).removeprefix('torch.')}); choose a smaller strength"
+            )
 
 
 def check_fit(model: HookedModel, steering: Steering) -> None:

@@ -61,10 +61,12 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has artefact version {metadata.get('version')}, this library reads {FORMAT_VERSION}; update it"
         )
     try:
-        header = json.loads(metadata.get("header", ""))
-    except json.JSONDecodeError as error:
-        raise FileError(f"{path} has no readable header ({error}); save it again") from error
-    if not isinstance(header, dict) or header.pop("digest", None) != _digest(tensors, header):
+        header = json.loads(metadata.get("header", ""), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} has no readable header ({str(error)[:100]}); save it again") from error
+    if not isinstance(header, dict):
+        raise FileError(f"{path} was altered after it was saved (its header is no table of keys); save it again")
+    if header.pop("digest", None) != _digest(tensors, header):
         raise FileError(f"{path} was altered after it was saved (its digest does not match); save it again")
     return tensors, header
 
@@ -72,6 +74,10 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def plain_value(value: Any) -> Any:
     """A value as JSON gives it back: tuples as lists, numbers of NumPy as Python's."""
     return json.loads(json.dumps(value, default=lambda number: number.item()))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ through the Hugging Face modules, so a hook sees the same tensors everywhere.
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,9 +18,10 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from workbench.models.hooking import Claims, Hooks, ModelError
@@ -61,6 +63,7 @@ class _PassState(threading.local):
     call: Call | None = None
 
 
+LARGEST_SEED = 2**32 - 1  # what NumPy, scikit-learn and torch all take
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
 
@@ -195,7 +198,11 @@ class HookedModel:
         messages = [{"role": "user", "content": user}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            hint = "" if system is None else "; leave the system message out, or put it before the user's"
+            raise ModelError(f"the chat template of {self.name} refuses this exchange ({error}){hint}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
@@ -263,8 +270,14 @@ class HookedModel:
     ) -> list[list[int]]:
         """New tokens of every row, up to the end marker; greedy at temperature 0. Expects left-padded tokens.
 
-        Leaves the global random state as it was.
+        Leaves the global random state as it was. Raises `ModelError` where the model gives logits that are no numbers.
         """
+        if not 0 <= temperature < math.inf:
+            raise ModelError(f"temperature is {temperature}; give 0 for greedy text, or a finite number above it")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ModelError(f"seed is {seed}; give a whole number from 0 to {LARGEST_SEED}")
+        if max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
         if not bool(tokens.mask[:, -1].all()):
             raise ModelError("generate expects left-padded tokens; use tokenize(..., side='left')")
         if tokens.ids.shape[1] + max_new_tokens > self.context_length:
@@ -281,7 +294,12 @@ class HookedModel:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.inference_mode(), self._prompts(tokens.lengths):
             torch.manual_seed(seed)
-            output = self.hf_model.generate(tokens.ids, attention_mask=tokens.mask.long(), generation_config=config)
+            output = self.hf_model.generate(
+                tokens.ids,
+                attention_mask=tokens.mask.long(),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([_refuse_no_numbers]),
+            )
         ends = set(eos if isinstance(eos, list) else [eos])
         rows = output[:, tokens.ids.shape[1] :].tolist()
         return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
@@ -375,3 +393,10 @@ class HookedModel:
         unknown = [name for name in names if name not in self.bridge.hook_dict]
         if unknown:
             raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
+
+
+def _refuse_no_numbers(ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch vocab"]) -> Tensor:
+    """A step of generation that raises where the logits of a row are NaN or infinite in sum; -inf rules tokens out."""
+    if not bool((logits.amax(dim=-1).isfinite() & ~logits.isnan().any(dim=-1)).all()):
+        raise ModelError("the logits are no finite numbers; steer less strongly, or load the model in float32")
+    return logits

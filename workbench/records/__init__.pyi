@@ -1,10 +1,15 @@
+from .dimensions import DISCRIMINATION_GAP as DISCRIMINATION_GAP
 from .dimensions import ENDS as ENDS
+from .dimensions import LEVEL as LEVEL
+from .dimensions import OFTEN as OFTEN
 from .dimensions import SELECTIONS as SELECTIONS
+from .dimensions import UNLABELLED as UNLABELLED
 from .dimensions import VERDICTS as VERDICTS
 from .dimensions import Detector as Detector
 from .dimensions import Dimension as Dimension
 from .dimensions import End as End
 from .dimensions import LabelScore as LabelScore
+from .dimensions import Rule as Rule
 from .dimensions import Selection as Selection
 from .dimensions import TokenContext as TokenContext
 from .dimensions import Verdict as Verdict
@@ -20,6 +25,7 @@ from .effects import Outcome as Outcome
 from .effects import ScoreResult as ScoreResult
 from .effects import SearchResult as SearchResult
 from .effects import StrengthCurve as StrengthCurve
+from .effects import describe as describe
 from .masking import MASK_MODES as MASK_MODES
 from .masking import TOKEN_SETS as TOKEN_SETS
 from .masking import ChoiceItem as ChoiceItem

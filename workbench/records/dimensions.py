@@ -7,6 +7,10 @@ End = Literal["high", "low"]
 ENDS: tuple[End, ...] = get_args(End)
 Selection = Literal["magnitude", "discrimination", "both"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+DISCRIMINATION_GAP = 0.30  # a dimension is discriminative if its frequency exceeds the mean of the others by more
+OFTEN = 0.5  # and large in a domain if it is active in at least this fraction of the domain's prompts
+UNLABELLED = "unlabelled"  # the label of a detector where no token class passed
+LEVEL = 0.05  # significance level of every verdict, label and rank
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,17 @@ VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
 
 @dataclass(frozen=True)
+class Rule:
+    """The thresholds of a verdict (fractions), and which massive criterion a sink must meet."""
+
+    min_share: float = 0.9
+    min_constancy: float = 0.5
+    min_auroc: float = 0.75
+    max_control_share: float = 0.05
+    criterion: str = "3-sigma"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether one dimension is an attention sink, a detector of a domain, both or neither, with the evidence.
 
@@ -105,7 +120,7 @@ class Verdict:
     passages of the domain from others on *test*, at `layer` (-1: mean over layers) by `reading`; `low` and `high` bound
     it (95 % bootstrap of passages), and `control_share` is the share of dimensions that are not judged, read in the
     same way, that reach it (NaN where there are none). Costs are the loss increase in the domain under masking to zero
-    and to the mean of the position class, nats per token; NaN where it was not measured.
+    and to the mean of the position class, nats per token; NaN where it was not measured. `rule`: judged by it.
     """
 
     domain: str
@@ -127,3 +142,4 @@ class Verdict:
     cost_mean: float
     label: str
     note: str
+    rule: Rule

@@ -86,6 +86,24 @@ class Contrast:
     note: str = ""
 
 
+def describe(contrast: Contrast) -> str:
+    """A contrast in one line: better, worse, or no difference shown and the minimum detectable difference."""
+    budget = "" if contrast.budget == "none" else f" at {contrast.budget} {contrast.level:g}"
+    about = f"{contrast.arm} on {contrast.task}{budget}, {contrast.metric}"
+    if contrast.verdict == "not measured":
+        return f"{about}: not measured ({contrast.note or 'no item was judged'})"
+    numbers = (
+        f"{contrast.effect:+.3g} {contrast.unit}, 95 % interval {contrast.low:+.3g} to {contrast.high:+.3g}, "
+        f"n = {contrast.n}, q = {contrast.q:.2g}"
+    )
+    if contrast.low == contrast.high == 0:
+        return f"{about}: no difference shown against {contrast.against} (all {contrast.n} pairs are equal)"
+    if contrast.verdict == "no difference shown":
+        least = f"; minimum detectable difference {contrast.minimum_detectable_effect:.3g} {contrast.unit}"
+        return f"{about}: no difference shown against {contrast.against} ({numbers}{least})"
+    return f"{about}: {contrast.verdict} than {contrast.against} ({numbers})"
+
+
 @dataclass(frozen=True)
 class Damage:
     """One measure of what an arm breaks on one task at one budget, beside the unsteered model.

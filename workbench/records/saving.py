@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from workbench.records.dimensions import TokenContext
+from workbench.records.dimensions import Rule, TokenContext
 from workbench.records.masking import ChoiceItem, ChoiceMasking, MaskingResult
 from workbench.records.statistics import DimensionStatistics, PooledRows, TopTokens
 
@@ -182,6 +182,8 @@ def _from_plain(kind: type[Any], row: dict[str, Any]) -> Any:
         value = row[field.name]
         if field.name == "top_tokens":
             value = tuple(TokenContext(**item) for item in value)
+        elif field.name == "rule":
+            value = Rule(**value)
         elif isinstance(value, list):
             value = tuple(value)
         values[field.name] = value

@@ -1,44 +1,50 @@
-"""A run folder as one self-contained HTML page: what was found, said from the numbers, with methods and manifest.
+"""What a run shows: one HTML page, its figures one by one, and everything for a paper; read from its folder, no model.
 
-Everything is read from `manifest.json`, `summary.json` and `records/`; no model is needed. What a run does not hold is
-named in the text in place of the figure.
+A study, a comparison and a masked exam are read and drawn by the same functions (`workbench.runs.Run`,
+`workbench.figures.FIGURES`); each figure is drawn once.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 
-from workbench.figures import Section, write_page
-from workbench.report import masking, planted, sections, verdicts
-from workbench.report.material import Material, model_name, read_material
-from workbench.report.paper import paper_drawings, write_gallery, write_paper
+from workbench.figures import Drawing, draw, share_plotly, write_figure
+from workbench.report.comparison import write_comparison_page
+from workbench.report.paper import write_gallery, write_paper
+from workbench.report.study import write_study_page
+from workbench.runs import Run
 
-# Anchor, title, and the function that writes the section as HTML. One that returns "" leaves its section out.
-SECTIONS: tuple[tuple[str, str, Callable[[Material], str]], ...] = (
-    ("planted", "What was planted", planted.planted),
-    ("magnitudes", "Dimension magnitudes", sections.magnitudes),
-    ("frequency", "Activation frequency", sections.frequency),
-    ("dimensions", "Domain-critical dimensions", sections.dimensions),
-    ("detectors", "Detectors", sections.detectors),
-    ("masking", "Masking: what the model needs", masking.masking),
-    ("verdicts", "Sink or detector", verdicts.verdicts),
-    ("labels", "Labels on held-out text", verdicts.labels),
-    ("stability", "How sure", verdicts.stability),
-    ("steering", "Steering", sections.steering),
-    ("methods", "Methods", sections.methods),
-    ("manifest", "Manifest", sections.manifest),
-)
-
-__all__ = ["SECTIONS", "Material", "paper_drawings", "read_material", "write_gallery", "write_paper", "write_report"]
+__all__ = ["write_figures", "write_gallery", "write_paper", "write_report"]
 
 
 def write_report(run_folder: str | Path) -> Path:
-    """Write `report.html` into a run folder from the records there, and return its path.
+    """Write `report.html` into a run folder, and every figure into `figures/`; returns the path of the report.
 
-    Parts that the folder does not hold are named in the text. Raises ValueError where it holds no record at all.
+    Parts that the folder does not hold are named in the text. Raises ValueError where it holds no record at all, and
+    `FigureError` where a figure fails.
     """
-    folder = Path(run_folder)
-    material = read_material(folder)
-    written = [Section(name, title, build(material)) for name, title, build in SECTIONS]
-    title = f"Domain-critical dimensions of {model_name(material)}"
-    present = [section for section in written if section.body]
-    return write_page(folder / "report.html", title=title, lead=sections.lead(material), sections=present)
+    run = Run(Path(run_folder))
+    drawings = draw(run)
+    write_page = write_study_page if run.is_study or not run.has("contrasts") else write_comparison_page
+    path = write_page(run, drawings, run.folder / "report.html")
+    _write(drawings, run.folder / "figures", share_plotly(run.folder))
+    return path
+
+
+def write_figures(
+    run_folder: str | Path, out: str | Path | None = None, *, only: Collection[str] = (), alone: bool = False
+) -> list[Path]:
+    """Write the figures of a run, or those of the kinds in `only`, as HTML into `out` (by default its `figures/`).
+
+    They share one plotly.js in `assets/`, unless each is to be a file of its own (`alone`, 5 MB each).
+    """
+    run = Run(Path(run_folder))
+    drawings = draw(run, only)
+    folder = Path(out) if out is not None else run.folder / "figures"
+    shared = None if alone else share_plotly(run.folder if out is None else folder)
+    return _write(drawings, folder, shared)
+
+
+def _write(drawings: list[Drawing], folder: Path, plotly: Path | None) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_figure(one.figure, folder / f"{one.name}.html", caption=one.caption, plotly=plotly)
+            for one in drawings]  # fmt: skip

@@ -1,71 +1,46 @@
-"""The section of the report on masking: what the model loses without single dimensions, and how that is ranked."""
+"""What the report of a study says on masking: how dimensions were ranked, and what the model loses without them."""
 
-from html import escape
+from typing import Any
 
-import pandas as pd
-
-from workbench.figures import table_html
-from workbench.figures.masking import (
-    drop_caption,
-    drop_figure,
-    magnitude_drop_caption,
-    magnitude_drop_figure,
-    overlap_caption,
-    overlap_figure,
-)
-from workbench.figures.recall import recall_caption, recall_figure
+from workbench.figures.html import Table
 from workbench.figures.style import number
 from workbench.masking.tables import (
     ALL_TOKENS,
+    MEAN,
     OVERLAP_KS,
+    RANDOM,
     TOKEN_SUBSETS,
     Criticality,
-    criticality_tables,
     exam_summary,
-    load_criticality,
-    loss_increase_table,
     table_rows,
     token_summary,
 )
-from workbench.report.material import Material, absent, paragraph, plot
-from workbench.runs import MASKING
+from workbench.runs import Run
 
 
-def masking(material: Material) -> str:
-    """Loss increases by rank and against magnitude, agreement, recall where it was measured, and the exam."""
-    folder = material.folder / "records" / MASKING
-    if not folder.is_dir():
-        return absent("masking of dimensions")
-    result = load_criticality(folder)
-    tables = criticality_tables(result)
-    path = _path(result)
-    parts = [
-        _how(result, path),
-        plot(drop_figure(tables["loss_increases"]), "drops", drop_caption(tables["loss_increases"], path=path)),
-        plot(magnitude_drop_figure(tables["masked"]), "large-or-needed", magnitude_drop_caption(tables["masked"])),
-        plot(
-            overlap_figure(tables["agreement"]),
-            "overlap",
-            overlap_caption(tables["agreement"], k=result.plan.k, path=path),
-        ),
+def masking_values(run: Run) -> dict[str, Any]:
+    """Text and tables of the section; `tokens` and `exam` are None where they were not measured."""
+    text, tokens = token_table(run.masking)
+    return {
+        "how": _how(run.masking, run.masking_path),
+        "tokens_text": text,
+        "tokens": tokens,
+        "exam": _exam(run.masking),
+        "all": _all_increases(table_rows(run.masking_tables["loss_increases"])),
+    }
+
+
+def masking_finding(run: Run) -> str:
+    """What zeroing the dimension needed most costs, beside random ones."""
+    rows = [
+        row
+        for row in table_rows(run.masking_tables["loss_increases"])
+        if (row["masked_to"], row["ranked_by"], row["domain"]) == ("zero", "zero", MEAN)
     ]
-    if "recall" in tables:
-        parts.append(plot(recall_figure(tables["recall"]), "recall", recall_caption(tables["recall"])))
-    parts += [_tokens(result), _exam(result), _details(tables["loss_increases"])]
-    return "".join(parts)
-
-
-def masking_findings(material: Material) -> list[str]:
-    """What masking cost, in one sentence, where it was measured."""
-    folder = material.folder / "records" / MASKING
-    if not folder.is_dir():
-        return []
-    result = load_criticality(folder)
-    return [drop_caption(loss_increase_table(result), path=_path(result))]
-
-
-def _path(result: Criticality) -> str:
-    return "full" if "zero" in result.plan.exhaustive else "screened"
+    first = min((row for row in rows if row["rank"] != RANDOM), key=lambda row: row["rank"])
+    random = [f" Random dimensions cost {number(row['loss_increase'])}." for row in rows if row["rank"] == RANDOM]
+    cost, rank = number(first["loss_increase"]), first["rank"]
+    return f"{cost} nats per token is the mean cost of setting the rank-{rank} dimension to zero.{''.join(random)}"
 
 
 def _how(result: Criticality, path: str) -> str:
@@ -80,51 +55,41 @@ def _how(result: Criticality, path: str) -> str:
             f"{plan.m} candidates of each, the largest dimensions among them, were then masked exactly (the screened "
             "path)"
         )
-    few = " With so few passages only large increases can be shown." if min(counts.values()) < 10 else ""
-    return paragraph(
+    few = " With so few passages only large increases can be detected." if min(counts.values()) < 10 else ""
+    return (
         f"To rank the dimensions, {ranked}; what is reported is measured on {counts['test']} passages per domain of "
-        f"test. All in all {number(result.cost)} forward passes.{few}"
+        f"test. In total {number(result.cost)} forward passes.{few}"
     )
 
 
-def _tokens(result: Criticality) -> str:
-    """Whether the ranking is that of the first token and of tokens of high norm, in numbers."""
+def token_table(result: Criticality) -> tuple[str, Table | None]:
+    """Whether the ranking is that of the first token and of tokens of high norm: in words, and as a table."""
     nearest = max((k for k in OVERLAP_KS if k <= min(result.plan.k, result.d_model // 2)), default=1)
     rows = {(row["masked_at"], row["counted_at"], row["against"]): row for row in token_summary(result, nearest)}
     if not rows:
-        return ""
-    magnitude = f"magnitude {TOKEN_SUBSETS[0]}"
+        return "", None
     shown, found = [], {}
     for masked_at, counted_at in dict.fromkeys(key[:2] for key in rows):
-        large, needed = (rows[masked_at, counted_at, name] for name in (magnitude, ALL_TOKENS))
+        names = (f"magnitude {TOKEN_SUBSETS[0]}", ALL_TOKENS)
+        large, needed = (rows[masked_at, counted_at, name] for name in names)
         found[masked_at, counted_at] = large, needed
         numbers = (f"{large['overlap']:.0%}", f"{needed['overlap']:.0%}", number(large["worst"]))
         shown.append((masked_at, counted_at, *numbers))
-    (large, needed), (large_later, needed_later) = next(iter(found.values())), list(found.values())[-1]
+    (large, needed), (large_without, needed_without) = next(iter(found.values())), list(found.values())[-1]
     n = len(result.excluding_sinks[0][1].prompts) // len(result.domains)
-    told = paragraph(
-        f"Is this only the sink? With the first token and tokens of high norm excluded from masks and losses, the top "
-        f"{nearest} by masking share {needed_later['overlap']:.0%} with the top {nearest} at all tokens (the same "
+    text = (
+        f"Is this only the sink? Excluding the first token and tokens of high norm from masks and losses, the top "
+        f"{nearest} by masking share {needed_without['overlap']:.0%} with the top {nearest} at all tokens (the same "
         f"{n} passages per domain with nothing left out: {needed['overlap']:.0%}; chance {large['chance']:.1%}), and "
-        f"{large_later['overlap']:.0%} with the {nearest} largest ({large['overlap']:.0%}). The dimension that costs "
-        f"most costs {number(large_later['worst'])} nats per token on identify ({number(large['worst'])})."
+        f"{large_without['overlap']:.0%} with the {nearest} largest ({large['overlap']:.0%}). The dimension that costs "
+        f"most costs {number(large_without['worst'])} nats per token on identify ({number(large['worst'])})."
     )
-    heads = (
-        "masked at",
-        "losses counted at",
-        "shared with magnitude",
-        "shared with masking",
-        "largest loss increase (nats)",
-    )
-    label = f"Top {nearest} by masking where tokens are excluded, means over the domains"
-    return f"<h3>Without the first token and tokens of high norm</h3>{told}{table_html(heads, shown, label=label)}"
+    heads = ("masked at", "losses counted at", "shared with magnitude", "shared with masking", "worst increase (nats)")
+    return text, Table(f"Top {nearest} by masking where tokens are left out, means over the domains", heads, shown)
 
 
-def _exam(result: Criticality) -> str:
-    rows = exam_summary(result)
-    if not rows:
-        return paragraph("No exam fits this model and corpus, so accuracy under masking was not measured.")
-    shown = [
+def _exam(result: Criticality) -> Table | None:
+    rows = [
         (
             row["masked_to"],
             str(row["rank"]) if row["rank"] else "random",
@@ -133,14 +98,14 @@ def _exam(result: Criticality) -> str:
             number(row["log_odds_drop"]),
             str(row["n_items"]),
         )
-        for row in rows
+        for row in exam_summary(result)
     ]
     heads = ("masked to", "rank", "accuracy", "accuracy masked", "fall of log-odds (nats)", "items")
     label = "Exam items of test with the dimension at each rank masked, all domains together"
-    return f"<h3>Exam</h3>{table_html(heads, shown, label=label)}"
+    return Table(label, heads, rows) if rows else None
 
 
-def _details(increases: pd.DataFrame) -> str:
+def _all_increases(increases: list[dict[str, Any]]) -> Table:
     rows = [
         (
             *(str(row[name]) for name in ("masked_to", "ranked_by", "domain")),
@@ -150,8 +115,7 @@ def _details(increases: pd.DataFrame) -> str:
             f"{number(row['low'])} to {number(row['high'])}",
             "yes" if row["verified"] else "estimate",
         )
-        for row in table_rows(increases)
+        for row in increases
     ]
-    heads = ("masked to", "ranked by", "domain", "rank", "dimension", "loss increase", "95 % interval", "rank measured")
-    table = table_html(heads, rows, label="Increase of token loss on test (nats per token)")
-    return f"<details><summary>{escape('All loss increases')}: {len(rows)} rows</summary>{table}</details>"
+    heads = ("masked to", "ranked by", "domain", "rank", "dimension", "increase", "95 % interval", "rank measured")
+    return Table("Increase of token loss on test (nats per token)", heads, rows)

@@ -12,8 +12,9 @@ from workbench.masking.experiment import PLANS, planned_costs
 from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
 from workbench.records import Prompt
+from workbench.records.tables import write_csv
 from workbench.report import write_report
-from workbench.runs import MANIFEST, draw_figures, new_run_folder, summarise, write_json
+from workbench.runs import MANIFEST, new_run_folder, summarise, write_json
 from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
@@ -82,7 +83,7 @@ def perform(
             write_tables(folder / "tables", findings)
             truth = planted_truth(settings)
             if truth is not None:
-                planted_frame(truth, findings).to_csv(folder / "tables" / "planted.csv", index=False)
+                write_csv(planted_frame(truth, findings), folder / "tables" / "planted.csv")
             seconds = time.perf_counter() - started
             found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
             summary = summarise(source_name(model.name), *found, seconds)
@@ -93,7 +94,6 @@ def perform(
             summary |= summarise_certainty(findings.certainty)
             write_json(folder / "summary.json", summary)
             write_json(folder / MANIFEST, manifest(settings, model, prompts, timings, seconds))
-            draw_figures(folder)
             write_report(folder)
         del findings  # it maps a file in the folder, which must be closed where open files cannot be moved
     return out

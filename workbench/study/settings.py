@@ -11,7 +11,7 @@ from workbench.masking.measure import choice_items
 from workbench.models import HookedModel, load_model
 from workbench.planted import PlantedTruth, planted_model
 from workbench.records import ChoiceItem, Prompt
-from workbench.schema import Count, Index, Name, checked
+from workbench.schema import Count, Name, Seed, checked
 
 PLANTED = "planted"
 
@@ -46,7 +46,7 @@ class Settings:
     corpus: str | Path = "builtin"
     domains: tuple[Name, ...] | None = None
     k: Count = 8
-    seed: Index = 0
+    seed: Seed = 0
     device: Name = "cpu"
     dtype: Name = "float32"
     preset: str = "full"

@@ -16,6 +16,7 @@ from workbench.environment import library_versions, platform_facts
 from workbench.masking.tables import criticality_tables, save_criticality
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table, to_plain
+from workbench.records.tables import write_csv
 from workbench.runs import MASKING, comparison_frame, profile_frame, write_json
 from workbench.study.settings import PRESETS, Settings
 from workbench.study.stages import ROWS, Findings
@@ -62,7 +63,7 @@ def write_tables(folder: Path, findings: Findings) -> None:
         tables["label_curve"] = label_curve(certainty.labels)
     tables |= {f"masking_{name}": table for name, table in criticality_tables(findings.masking).items()}
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        write_csv(table, folder / f"{name}.csv")
 
 
 def _frame(records: Sequence[Any]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 (function () {
   "use strict";
+  if (!window.Plotly) { document.getElementById("no-plotly").hidden = false; return; }
   const printWidth = 1000;
   const narrowest = 620;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
