@@ -40,7 +40,7 @@ from workbench.masking.measure import mask_dimensions
 from workbench.masking.tables import CriticalityPlan, candidates_of, estimate_name, largest_of
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
-from workbench.records import MaskingResult, Prompt, Split, load_masking, save_masking
+from workbench.records import MaskingResult, Prompt, Split, load_record, save_record
 
 PLAN = CriticalityPlan("screened")  # the defaults: groups, points of the integral, candidates
 SETTINGS = ((1, 1, 0), (PLAN.n_groups, PLAN.n_points, 0), (2, 2, PLAN.n_largest), (4, 2, PLAN.n_largest))
@@ -72,13 +72,13 @@ def exhaustive(model: HookedModel, prompts: Sequence[Prompt], folder: Path | Non
     key = zlib.crc32(" ".join(names).encode())
     path = None if folder is None else folder / f"{model.fingerprint}-{key:08x}.safetensors"
     if path is not None and path.exists():
-        found = load_masking(path)
+        found = load_record(path, MaskingResult)
         if found.prompts == names:
             return found
     result = mask_dimensions(model, prompts)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_masking(result, path)
+        save_record(result, path)
     return result
 
 

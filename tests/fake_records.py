@@ -1,6 +1,5 @@
 """Made-up records of the shape that a study writes: three massive dimensions everywhere, a few own ones per domain."""
 
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -18,9 +17,9 @@ from workbench.records import (
     StrengthCurve,
     TokenContext,
     TopTokens,
-    save_pooled_rows,
-    save_statistics,
+    save_record,
     save_table,
+    write_json,
 )
 
 DOMAINS = ("mathematics", "biology", "law", "code", "physics", "literature", "humanities")
@@ -220,8 +219,8 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
     records = folder / "records"
     records.mkdir(parents=True)
     dcds, detectors = fake_dcds(domains, d_model), fake_detectors(domains, n_layers, d_model)
-    save_statistics(fake_statistics(domains, n_layers, d_model), records / "statistics.safetensors")
-    save_pooled_rows(fake_rows(domains, n_layers, d_model), records / "rows.npy")
+    save_record(fake_statistics(domains, n_layers, d_model), records / "statistics.safetensors")
+    save_record(fake_rows(domains, n_layers, d_model), records / "rows.npy")
     save_table(dcds, records / "dcds.json")
     save_table(detectors, records / "detectors.json")
     save_table(fake_contrasts(domains), records / "contrasts.json")
@@ -233,7 +232,7 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
         "own_text": 0.8,
         "n_own_text": 56,
     }
-    (records / "classifier.json").write_text(json.dumps(classifier), encoding="utf-8")
+    write_json(records / "classifier.json", classifier)
     documents = {domain: {"identify": 48, "tune": 24, "test": 48} for domain in domains}
     manifest = {
         "format": 1,
@@ -256,8 +255,8 @@ def fake_run(folder: Path, domains: tuple[str, ...] = DOMAINS, n_layers: int = 6
         "steering": [],
         "seconds": 95.5,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "summary.json", summary)
     return folder
 
 

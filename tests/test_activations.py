@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import tiny_model
 from workbench.activations import capture, collect, collect_columns, stream
-from workbench.records import Prompt, RecordError, load_pooled_rows, save_pooled_rows
+from workbench.records import PooledRows, Prompt, RecordError, load_record, save_record
 
 TEXTS = {
     "law": ["the court shall", "it was the court's sum of a river and", "a court is a court ."],
@@ -62,16 +62,16 @@ def test_pooled_rows_in_memory_and_on_disk_are_the_same(model, tmp_path) -> None
     statistics, rows = collect(model, prompts(), batch_size=2)
     _, mapped = collect(model, prompts(), batch_size=3, rows_path=tmp_path / "rows.npy")
     np.testing.assert_allclose(mapped.values, rows.values, atol=1e-5, rtol=1e-4)
-    save_pooled_rows(mapped, tmp_path / "rows.npy")  # writes the names only: the rows are there already
-    save_pooled_rows(rows, tmp_path / "again.npy")
+    save_record(mapped, tmp_path / "rows.npy")  # writes the names only: the rows are there already
+    save_record(rows, tmp_path / "again.npy")
     for name in ("rows.npy", "again.npy"):
-        loaded = load_pooled_rows(tmp_path / name)
+        loaded = load_record(tmp_path / name, PooledRows)
         np.testing.assert_allclose(loaded.values, rows.values, atol=1e-5, rtol=1e-4)
         assert (loaded.prompts, loaded.splits, loaded.poolings) == (rows.prompts, rows.splits, rows.poolings)
     with (tmp_path / "rows.npy").open("r+b") as file:
         file.truncate(200)
-    with pytest.raises(RecordError, match="damaged"):
-        load_pooled_rows(tmp_path / "rows.npy")
+    with pytest.raises(RecordError, match="changed after it was written"):
+        load_record(tmp_path / "rows.npy", PooledRows)
     assert statistics.n_prompts.tolist() == [3, 3]
     # mean magnitude by hand for one prompt: tokens after BOS only
     alone = capture(model, model.tokenize([prompts()[1].text]), model.residual_sites())[:, 0, 1:].abs().mean(dim=1)

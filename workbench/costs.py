@@ -14,7 +14,7 @@ from workbench.activations import batches, capture
 from workbench.masking.attribution import estimate_masking
 from workbench.masking.measure import mask_dimensions
 from workbench.models import HookedModel
-from workbench.models.batches import BATCH_SIZE, LOGITS_BYTES
+from workbench.models.batches import BATCH_SIZE, GENERATION_ROWS, LOGITS_BYTES
 from workbench.records import Prompt
 from workbench.tasks.scoring import continuations
 
@@ -61,18 +61,18 @@ def seconds_of(
         return float(len(sample))
 
     def masked() -> float:
-        few = sample[:: max(1, len(sample) // 4)]
-        dimensions = range(min(model.d_model, 2 * BATCH_SIZE))
+        few = sample[len(sample) // 4 :: max(1, len(sample) // 2)]
+        dimensions = range(min(model.d_model, BATCH_SIZE))
         mask_dimensions(model, few, dimensions, truncate=truncate)
         return float(len(few) * (1 + len(dimensions)))
 
     def gradient() -> float:
-        few = sample[:: max(1, len(sample) // 8)]
+        few = sample[len(sample) // 8 :: max(1, len(sample) // 4)]
         estimate_masking(model, few, n_groups=1, n_points=1, truncate=truncate)
         return 3.0 * len(few)
 
     def generated() -> float:
-        texts = [" ".join(prompt.text.split()[:8]) for prompt in sample]
+        texts = [" ".join(prompt.text.split()[:3]) for prompt in sample] * (GENERATION_ROWS // 2 // len(sample))
         continuations(model, texts, n_tokens=N_NEW)
         return float(N_NEW * len(texts))
 

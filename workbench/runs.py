@@ -1,7 +1,6 @@
 """Run folders: made whole or not at all, read back, tabulated and drawn without a model."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -35,11 +34,11 @@ from workbench.records import (
     SelectionStability,
     StrengthCurve,
     Verdict,
-    load_pooled_rows,
-    load_statistics,
+    folder_lock,
+    load_record,
     load_table,
+    read_json,
     to_plain,
-    write_whole,
 )
 from workbench.records.tables import read_csv
 
@@ -139,11 +138,11 @@ class Run:
 
     @cached_property
     def statistics(self) -> DimensionStatistics:
-        return load_statistics(self.path("statistics.safetensors"))
+        return load_record(self.path("statistics.safetensors"), DimensionStatistics)
 
     @cached_property
     def rows(self) -> PooledRows:
-        return load_pooled_rows(self.path("rows.npy"))
+        return load_record(self.path("rows.npy"), PooledRows)
 
     @cached_property
     def frequency(self) -> pd.DataFrame:
@@ -218,14 +217,10 @@ class Run:
     def _table(self, name: str) -> tuple[Any, ...]:
         return tuple(load_table(self.path(f"{name}.json"), TABLES[name]))
 
-    def _json(self, name: str) -> Mapping[str, Any]:
+    def _json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the run, its digest checked; empty where there is none."""
         path = self.path(name)
-        if not path.is_file():
-            return {}
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path} is damaged ({error}); write it again") from error
+        return read_json(path) if path.is_file() else {}
 
 
 def read_run(folder: str | Path) -> Run:
@@ -281,20 +276,22 @@ def check_output(out: Path) -> None:
 def new_run_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that takes its place when the block ends well and vanishes when it does not.
 
-    An earlier run at `out` stays untouched until then.
+    An earlier run at `out` stays untouched until then. Raises `LockedError` where another process writes `out`.
     """
     check_output(out)
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     try:
-        yield unfinished
-        _replace(out, unfinished)
+        with folder_lock(out):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            try:
+                yield unfinished
+                _replace(out, unfinished)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -312,21 +309,6 @@ def _replace(out: Path, finished: Path) -> None:
             earlier.rename(out)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write plain values or records as JSON; NaN and infinities become null, which every reader understands."""
-    write_whole(path, json.dumps(_without_nan(to_plain(content)), indent=1, allow_nan=False) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return value
 
 
 def comparison_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def test_every_method_is_fitted_saved_and_steers(
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": (("--method", "magic", "--domain", "law"), "unknown method 'magic'"),
     "no data": (("--method", "austeer"), "is fitted on --pairs or --domain"),
-    "two kinds of data": (("--method", "whole-dimension", "--domain", "law", "--pairs", "p"), "give one of them"),
+    "two kinds of data": (("--method", "sadi-mlp", "--domain", "law", "--persona", "pirate"), "give one of them"),
     "wrong kind of data": (("--method", "activation-scaling", "--domain", "law"), "is fitted on --items"),
     "no such task": (("--method", "activation-scaling", "--items", "sums"), "expected ccc, ioi, or a file"),
     "no such persona": (("--method", "style-heads", "--persona", "judge"), "--persona judge: expected"),

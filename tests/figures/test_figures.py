@@ -70,7 +70,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "difference": lambda: difference_figure(fake_contrasts(), LOSS, budget="kl", level=0.1),
     "damage": lambda: damage_figure(fake_damages(), "domain-loss/law", budget="kl", level=0.1),
 }
-UNITS = ("activation units", "nats per token", "share", "AUROC")
+UNITS = ("activation units", "nats per token", "fraction", "AUROC")
 
 
 def axis_titles(figure: go.Figure, letter: str) -> set[str]:
@@ -415,7 +415,7 @@ def test_the_magnitude_caption_counts_domains_that_share_their_largest() -> None
 
 def test_the_first_position_caption_can_deny_a_sink() -> None:
     statistics = fake_statistics()
-    assert "counted apart for a reason" in first_position_caption(statistics)
+    assert "reported separately" in first_position_caption(statistics)
     even = dataclasses.replace(statistics, first_mean_magnitude=0.8 * statistics.mean_magnitude)
     assert "no sink shows" in first_position_caption(even)
 

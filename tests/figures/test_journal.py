@@ -294,7 +294,7 @@ def test_the_data_of_a_map_have_one_row_per_cell() -> None:
     frame = figure_frame(drawn("frequency"))
     (trace,) = drawn("frequency").data
     assert len(frame) == np.size(values(trace.z))
-    assert list(frame.columns) == ["domain", "dimension", "share of prompts"]
+    assert list(frame.columns) == ["domain", "dimension", "fraction of prompts"]
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_saved_and_loaded_it_gives_the_same_tables(found: Criticality, tmp_path:
     for name, table in criticality_tables(again).items():
         pd.testing.assert_frame_equal(table, tables[name])
     assert summarise_criticality(again)["path"] == "full"
-    with pytest.raises(RecordError, match="was the experiment completed"):
+    with pytest.raises(RecordError, match="was the run completed"):
         load_criticality(tmp_path)
 
 

@@ -19,15 +19,7 @@ from workbench.dimensions.masking import (
     specificity,
     top_dimensions,
 )
-from workbench.records import (
-    ChoiceItem,
-    ChoiceMasking,
-    MaskingResult,
-    load_choice_masking,
-    load_masking,
-    save_choice_masking,
-    save_masking,
-)
+from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, load_record, save_record
 
 DIMENSIONS = (2, 5, 7)
 # One row per dimension; columns are two identify and two test prompts of law, then the same of code.
@@ -137,12 +129,12 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     increase = INCREASE.copy()
     increase[0, 0] = np.nan
     result = masking(increase)
-    save_masking(result, tmp_path / "masking.safetensors")
-    loaded = load_masking(tmp_path / "masking.safetensors")
+    save_record(result, tmp_path / "masking.safetensors")
+    loaded = load_record(tmp_path / "masking.safetensors", MaskingResult)
     np.testing.assert_array_equal(loaded.loss_increase, increase)
     assert {**vars(loaded), "loss_increase": 0, "baseline": 0} == {**vars(result), "loss_increase": 0, "baseline": 0}
-    save_choice_masking(choices(), tmp_path / "choices.safetensors")
-    again = load_choice_masking(tmp_path / "choices.safetensors")
+    save_record(choices(), tmp_path / "choices.safetensors")
+    again = load_record(tmp_path / "choices.safetensors", ChoiceMasking)
     assert again.items == choices().items
     np.testing.assert_array_equal(again.masked, choices().masked)
 

@@ -17,7 +17,7 @@ from tests.fake_records import (
     fake_statistics,
 )
 from tests.pages import Page
-from workbench.records import RecordError, save_pooled_rows, save_statistics, save_table
+from workbench.records import RecordError, read_json, save_record, save_table
 from workbench.report import write_report
 
 PLOTLY = "assets/plotly.min.js"  # beside the page, for all pages of a run
@@ -142,7 +142,7 @@ def test_numbers_that_were_not_measured_are_never_printed_as_numbers(page: Page)
 
 
 def test_manifest_seeds_and_classifier_are_stated(page: Page, run: Path) -> None:
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(run / "manifest.json")
     assert json.loads(page.all("pre")[0].text) == manifest
     text = text_of(page)
     assert "assigns 93% of 336 held-out passages and 80% of 56 unsteered texts" in text
@@ -160,8 +160,8 @@ def test_a_wide_model_and_many_domains_still_give_a_small_report(tmp_path: Path)
     domains = tuple(f"subject {index}" for index in range(14))
     records = tmp_path / "records"
     records.mkdir()
-    save_statistics(fake_statistics(domains, 13, 512), records / "statistics.safetensors")
-    save_pooled_rows(fake_rows(domains, 2, 512), records / "rows.npy")
+    save_record(fake_statistics(domains, 13, 512), records / "statistics.safetensors")
+    save_record(fake_rows(domains, 2, 512), records / "rows.npy")
     save_table(fake_dcds(domains, 512), records / "dcds.json")
     save_table(fake_detectors(domains, 13, 512), records / "detectors.json")
     save_table(fake_contrasts(domains), records / "contrasts.json")
@@ -194,7 +194,7 @@ def test_a_missing_part_is_named_and_the_rest_is_shown(missing: str, small_run: 
 def test_a_run_that_found_nothing_is_reported_as_such(tmp_path: Path) -> None:
     records = tmp_path / "records"
     records.mkdir()
-    save_statistics(fake_statistics(), records / "statistics.safetensors")
+    save_record(fake_statistics(), records / "statistics.safetensors")
     for name in ("dcds", "detectors", "contrasts"):
         save_table([], records / f"{name}.json")
     text = text_of(Page(write_report(tmp_path).read_text(encoding="utf-8")))

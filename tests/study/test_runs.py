@@ -16,13 +16,14 @@ from workbench.figures import magnitude_figure, write_figure
 from workbench.records import (
     Comparison,
     Dimension,
+    DimensionStatistics,
+    PooledRows,
     RecordError,
-    load_pooled_rows,
-    load_statistics,
+    load_record,
     load_table,
-    save_pooled_rows,
-    save_statistics,
+    save_record,
     save_table,
+    write_json,
     write_whole,
 )
 from workbench.report import write_figures, write_report
@@ -35,7 +36,6 @@ from workbench.runs import (
     profile_frame,
     read_run,
     summarise,
-    write_json,
 )
 
 OLD = [
@@ -144,7 +144,8 @@ def test_a_failing_write_leaves_the_earlier_file(tmp_path: Path) -> None:
 def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [math.nan, 1.5, -math.inf], "b": (2, "NaN")})
     text = (tmp_path / "x.json").read_text()
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {"a": [None, 1.5, None], "b": [2, "NaN"]}
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert (found["a"], found["b"]) == ([None, 1.5, None], [2, "NaN"])
 
 
 def test_reading_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_figures_are_drawn_from_records_without_a_model_and_ask_for_nothing(tmp_
 def test_a_run_in_which_nothing_is_active_is_still_drawn(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", domains=("law", "code"), n_layers=2, d_model=64)
     rows = fake_rows(("law", "code"), 2, 64)
-    save_pooled_rows(replace(rows, values=np.ones_like(rows.values)), folder / "records" / "rows.npy")
+    save_record(replace(rows, values=np.ones_like(rows.values)), folder / "records" / "rows.npy")
     assert "frequency" not in {path.stem for path in write_figures(folder)}
 
 
@@ -216,11 +217,11 @@ def test_an_empty_comparison_table_keeps_its_columns() -> None:
 def test_paths_may_be_strings(tmp_path: Path) -> None:
     folder = f"{fake_run(tmp_path / 'run', domains=('law', 'code'), n_layers=2, d_model=64)}"
     assert read_run(folder).dcds == read_run(Path(folder)).dcds
-    found = load_statistics(f"{folder}/records/statistics.safetensors")
-    save_statistics(found, f"{tmp_path}/again.safetensors")
-    assert load_statistics(tmp_path / "again.safetensors").domains == found.domains
-    rows = load_pooled_rows(f"{folder}/records/rows.npy")
-    save_pooled_rows(rows, f"{tmp_path}/again.npy")
+    found = load_record(f"{folder}/records/statistics.safetensors", DimensionStatistics)
+    save_record(found, f"{tmp_path}/again.safetensors")
+    assert load_record(tmp_path / "again.safetensors", DimensionStatistics).domains == found.domains
+    rows = load_record(f"{folder}/records/rows.npy", PooledRows)
+    save_record(rows, f"{tmp_path}/again.npy")
     dcds = load_table(f"{folder}/records/dcds.json", Dimension)
     save_table(dcds, f"{tmp_path}/dcds.json")
     assert load_table(tmp_path / "dcds.json", Dimension) == dcds

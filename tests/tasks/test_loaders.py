@@ -78,18 +78,18 @@ def test_questions_as_json_lines_and_as_csv_are_the_same(tmp_path: Path) -> None
     ],
 )
 def test_wrong_questions_name_their_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_questions(write(tmp_path / "q.jsonl", [{**QUESTIONS[0], **change}]))
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"line 1 of .* expected question,A,B,C,D,letter, given 2 columns"):
+    with pytest.raises(ValueError, match=r"line 1 of .* expected question,A,B,C,D,letter, given 2 columns"):
         load_questions(write(tmp_path / "q.csv", "a,b\n"))
-    with pytest.raises(TaskError, match="is not valid JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         load_questions(write(tmp_path / "bad.jsonl", "{\n"))
-    with pytest.raises(TaskError, match="cannot read"):
+    with pytest.raises(ValueError, match="cannot read"):
         load_items(tmp_path / "none.jsonl")
-    with pytest.raises(TaskError, match="is not in the Hugging Face cache"):
+    with pytest.raises(ValueError, match="in the Hugging Face cache"):
         load_questions("hf:nobody/nothing")
 
 
@@ -107,9 +107,9 @@ def test_requests_of_an_advbench_file(tmp_path: Path) -> None:
         ("Open a safe, now", "Sure"),
         ("Open a door", "Sure"),
     ]
-    with pytest.raises(TaskError, match="no column 'target'"):
+    with pytest.raises(ValueError, match="no column 'target'"):
         load_requests(write(tmp_path / "b.csv", "goal,answer\na,b\n"))
-    with pytest.raises(TaskError, match=r"line 2 of .* empty goal"):
+    with pytest.raises(ValueError, match=r"line 2 of .* has no goal"):
         load_requests(write(tmp_path / "c.csv", "goal,target\n,b\n"))
 
 
@@ -121,7 +121,7 @@ def test_pairs_are_cut_where_they_part_and_never_inside_a_word(tmp_path: Path) -
     first, second = load_choice_pairs(write(tmp_path / "pairs.json", pairs))
     assert (first.prompt, first.choices, first.answer) == ("Is it so? (A) yes (B) no\n(", ("A)", "B)"), 0)
     assert (second.prompt, second.choices) == ("The court", (" ruled", " rules"))
-    with pytest.raises(TaskError, match="shares no beginning"):
+    with pytest.raises(ValueError, match="shares no beginning"):
         load_choice_pairs(write(tmp_path / "x.json", [{"positive": "Yes", "negative": "No"}]))
 
 
@@ -129,13 +129,13 @@ def test_caa_json(tmp_path: Path) -> None:
     rows = [{"question": "Do you?", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"}]
     (found,) = load_choice_pairs(write(tmp_path / "caa.json", rows))
     assert (found.prompt, found.choices, found.answer) == ("Do you?", ("(A)", "(B)"), 0)
-    with pytest.raises(TaskError, match="no answer_not_matching_behavior"):
+    with pytest.raises(ValueError, match="no answer_not_matching_behavior"):
         load_choice_pairs(write(tmp_path / "caa.json", [{**rows[0], "answer_not_matching_behavior": ""}]))
 
 
 def test_plain_items_state_splits_for_all_or_for_none(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "answers": ["b"], "distractors": ["c"], "split": "test"}, {"prompt": "d", "answers": ["e"]}]
-    with pytest.raises(TaskError, match=r"line 2 of .* has no split"):
+    with pytest.raises(ValueError, match=r"line 2 of .* has no split"):
         load_items(write(tmp_path / "items.jsonl", rows))
     (found,) = load_items(write(tmp_path / "items.jsonl", rows[:1]))
     assert (found.split, found.answers, found.distractors) == ("test", ("b",), ("c",))
@@ -223,7 +223,7 @@ def test_an_exam_of_the_hub_is_the_same_as_from_a_file(tmp_path: Path, monkeypat
     assert (of_hub.item_set, of_hub.lettered) == (of_file.item_set, of_file.lettered)
     with pytest.raises(TaskError, match="no subject 'code'"):
         exam_task(model, "hf:somebody/exam:all", "code")
-    with pytest.raises(TaskError, match="cannot load dataset 'somebody/exam'"):
+    with pytest.raises(ValueError, match="cannot load dataset 'somebody/exam'"):
         exam_task(model, "hf:somebody/exam:none", "law")
 
 

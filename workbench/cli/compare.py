@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.options import PlanOnly, Quick, RunFolder, SpecOptions, words
 from workbench.cli.terminal import drawn_on, plain
 
 if TYPE_CHECKING:
@@ -21,25 +22,21 @@ N_PRINTED = 24  # printed at the end; the tables hold all
 
 
 def compare(
-    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="TOML file; see specs/ and docs.")] = None,
+    options: SpecOptions,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", exists=True, dir_okay=False, help="TOML file; see specs/ for examples."),
+    ] = None,
     methods: Annotated[str, typer.Option("--methods", help="Without SPEC: methods, separated by commas.")] = "",
     tasks: Annotated[
         str, typer.Option("--tasks", help="Without SPEC: tasks, separated by commas: KIND, KIND:ABOUT or KIND=FILE.")
     ] = "",
-    model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Instead of the seeds of SPEC.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One KL level, two layers, few items; says what it leaves out.")
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print matrix, cost and memory only; no weights needed.")
-    ] = False,
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
+    out: RunFolder = None,
+    quick: Quick = False,
+    plan: PlanOnly = False,
 ) -> None:
     """Compare steering methods and controls on tasks, at budgets fixed beforehand."""
     from workbench.cli.output import no_other_bars
@@ -47,7 +44,7 @@ def compare(
     from workbench.comparison.plan import plan_without_weights
     from workbench.comparison.store import check_folder
 
-    whole = _overridden(_read(spec, methods, tasks), model, device, dtype, seed, download)
+    whole = _overridden(_read(spec, methods, tasks), options, seed)
     chosen = whole.quick() if quick else whole
     if plan:
         made, shape = plan_without_weights(chosen)
@@ -75,8 +72,8 @@ def _read(spec: Path | None, methods: str, tasks: str) -> "Spec":
         raise SpecError("name a SPEC file, or both --methods and --tasks")
     content = {
         "name": "command-line",
-        "methods": _words(methods),
-        "tasks": [_given(task_entry(task)) for task in _words(tasks)],
+        "methods": words(methods),
+        "tasks": [_given(task_entry(task)) for task in words(tasks)],
     }
     return spec_from(content, "command line")
 
@@ -86,21 +83,17 @@ def _given(entry: "TaskSpec") -> dict[str, object]:
     return {name: value for name, value in vars(entry).items() if value not in ("", (), "builtin")}
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+def _overridden(spec: "Spec", options: SpecOptions, seed: int | None) -> "Spec":
+    model = overridden_model(spec.model, options)
+    return dataclasses.replace(spec, model=model, seeds=spec.seeds if seed is None else (seed,))
 
 
-def _overridden(spec: "Spec", model: str, device: str, dtype: str, seed: int | None, download: bool) -> "Spec":
-    one = overridden_model(spec.model, model, device, dtype, download)
-    return dataclasses.replace(spec, model=one, seeds=spec.seeds if seed is None else (seed,))
-
-
-def overridden_model(spec: "ModelSpec", model: str, device: str, dtype: str, download: bool) -> "ModelSpec":
+def overridden_model(spec: "ModelSpec", options: SpecOptions) -> "ModelSpec":
     """The model of a specification, with what options say instead."""
-    given = {"name": model, "device": device, "dtype": dtype}
+    given = {"name": options.model, "device": options.device, "dtype": options.dtype}
     changed = {name: value for name, value in given.items() if value}
-    one = dataclasses.replace(spec, **changed, download=spec.download or download)
-    return dataclasses.replace(one, shape=None, revision="") if model else one
+    model = dataclasses.replace(spec, **changed, download=spec.download or options.download)
+    return dataclasses.replace(model, shape=None, revision="") if options.model else model
 
 
 def _run(run: "Run", folder: Path) -> None:
@@ -112,7 +105,9 @@ def _run(run: "Run", folder: Path) -> None:
     with progress_bars() as (stage, console):
         neutral = neutral_prompts()
         seconds = seconds_of(run, neutral)
-        console.print(f"estimate: about {duration(seconds)} if nothing is finished yet; Ctrl-C keeps finished cells")
+        console.print(
+            f"estimate: about {duration(seconds)} if nothing is finished yet; an interrupt keeps finished cells"
+        )
         outcomes = run_comparison(run, folder, neutral, progress=lambda done, total: stage("cells", done, total))
     page = write_report(folder)
     print_differences(outcomes.contrasts)

@@ -6,35 +6,26 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.options import Layer, TextOptions, check_table
+
 
 def card(
-    dimension: Annotated[int, typer.Option("--dimension", help="Residual dimension, counted from 0.")],
+    options: TextOptions,
+    dimension: Annotated[int, typer.Option("--dimension", min=0, help="Residual dimension, counted from 0.")],
     domain: Annotated[str, typer.Option("--domain", help="Domain from which it is seen.")],
-    layer: Annotated[int | None, typer.Option("--layer", help="0-based; the best-labelled one by default.")] = None,
+    layer: Layer = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Take it from this run, with its model and text, instead of anew.")
+        Path | None,
+        typer.Option("--run", exists=True, file_okay=False, help="Read this run, with its model and text."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
-    corpus: Annotated[
-        str, typer.Option("--corpus", help="'builtin', a folder of text, a .jsonl file, or hf:owner/dataset.")
-    ] = "builtin",
-    domains: Annotated[
-        str | None, typer.Option("--domains", help="Domains of the corpus, separated by commas; or its path.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same card.")] = 0,
-    passages: Annotated[int, typer.Option("--passages", help="Passages per domain.")] = 60,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("card.html"),
+    passages: Annotated[int, typer.Option("--passages", min=2, help="Passages per domain.")] = 60,
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.", callback=check_table)] = Path("card.html"),
 ) -> None:
     """Write everything known of one dimension as one HTML file that opens offline."""
-    from workbench.cli.jobs import check_file, source_and_domains
     from workbench.cli.output import progress_bars
     from workbench.explorer import Material, card_page, dimension_card, from_model, from_run
     from workbench.records import write_whole
 
-    check_file(out)
     with progress_bars() as (stage, _):
         material: Material
         if run is not None:
@@ -43,20 +34,26 @@ def card(
             from workbench.corpus import load_corpus
             from workbench.models import load_model
 
-            source, names = source_and_domains(corpus, domains)
-            loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
+            source, names = options.source
+            loaded = load_model(
+                options.model, device=options.device, dtype=options.dtype, allow_download=options.download
+            )
             prompts = load_corpus(
                 source,
                 domains=names,
-                seed=seed,
+                seed=options.seed,
                 limit=passages,
-                max_characters=min(1500, loaded.context_length - 1),
-                allow_download=download,
+                max_characters=min(options.max_characters, loaded.context_length - 1),
+                allow_download=options.download,
             )
             _check(dimension, loaded.d_model, domain, sorted({prompt.domain for prompt in prompts}))
             chosen = [dimension]
             material = from_model(
-                loaded, prompts, dimensions=chosen, seed=seed, progress=lambda done, total: stage("card", done, total)
+                loaded,
+                prompts,
+                dimensions=chosen,
+                seed=options.seed,
+                progress=lambda done, total: stage("card", done, total),
             )
     made = dimension_card(material, dimension, domain, layer)
     write_whole(out, card_page(made))

@@ -5,65 +5,60 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.options import Artefact, ModelOptions, Scope, Strength, check_table, read_where, words
+
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
 
 
 def lm_eval(
     tasks: Annotated[str, typer.Argument(metavar="TASKS", help="Names of tasks, separated by commas.")],
-    model: Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")] = "builtin",
-    artefact: Annotated[
-        Path | None, typer.Option("--artefact", help="A saved steering; without one: unsteered.")
+    options: ModelOptions,
+    artefact: Artefact = None,
+    strength: Strength = 1.0,
+    scope: Scope = None,
+    include: Annotated[
+        Path | None, typer.Option("--include", exists=True, file_okay=False, help="Folder with task files of your own.")
     ] = None,
-    strength: Annotated[float, typer.Option("--strength", help="Times the steering's own edit.")] = 1.0,
-    scope: Annotated[
-        str | None, typer.Option("--scope", help="Which tokens are edited; by default what the file says.")
-    ] = None,
-    include: Annotated[Path | None, typer.Option("--include", help="Folder with task files of your own.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", help="Examples in the prompt.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Documents per task.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples in the prompt.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Documents per task.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat format.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Draws the examples.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the result to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the result to this JSON file.", callback=check_table)
+    ] = None,
 ) -> None:
     """Evaluate a steered model on tasks of the lm-evaluation-harness, with proof that every request was steered."""
     import json
     import logging
 
-    from workbench.cli.jobs import read_scope
     from workbench.cli.output import no_other_bars
-    from workbench.harness import HarnessError, evaluate_harness, require_harness
-    from workbench.interventions import Scope, load_steering
+    from workbench.harness import evaluate_harness, require_harness
+    from workbench.interventions import load_steering
     from workbench.models import load_model
     from workbench.records import to_plain
 
     require_harness()
-    if out is not None and not out.parent.is_dir():
-        raise HarnessError(f"folder {out.parent} does not exist; make it, or choose another --out")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     no_other_bars()
-    loaded = load_model(model, device=device, dtype=dtype, allow_download=download)
+    loaded = load_model(options.model, device=options.device, dtype=options.dtype, allow_download=options.download)
     saved = None if artefact is None else load_steering(artefact, loaded)
-    where = read_scope(scope) if scope is not None else Scope() if saved is None else saved.scope
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    where = Scope(read_where(scope)) if scope is not None else Scope() if saved is None else saved.scope
     result = evaluate_harness(
         loaded,
-        names,
+        words(tasks),
         None if saved is None else saved.steering,
         strength,
         where,
         include=include,
         n_shots=shots,
         limit=limit,
-        seed=seed,
+        seed=options.seed,
         chat=chat,
-        allow_download=download,
+        allow_download=options.download,
     )
     _print(result)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
         typer.echo(f"result: {out}")
 

@@ -1,23 +1,27 @@
 """`workbench mask` and `workbench mask-exam`: what the model loses when single residual dimensions are masked."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from workbench.cli.options import PlanOnly, RunFolder, SpecFile, SpecOptions, TextOptions, check_file
+from workbench.records import TokenSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.comparison.spec import MaskingSpec
     from workbench.costs import PassKind
     from workbench.masking.exam import MaskedAccuracy
     from workbench.masking.tables import CriticalityPlan
     from workbench.models import HookedModel
-    from workbench.records import ChoiceItem, MaskingResult, MaskMode, Prompt, TokenSet
+    from workbench.records import ChoiceItem, MaskingResult, MaskMode, Prompt
     from workbench.study import Settings
 
+RankingPath = Literal["screened", "full"]
 Stage = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 Found = tuple[dict[str, "pd.DataFrame"], Callable[[Path], None]]  # tables by title, and how to save everything
@@ -27,51 +31,46 @@ N_EXCLUDING_SINKS = 8
 N_SUBJECTS = 57  # of MMLU, for plans of a specification that names no subjects
 
 
+def check_folder(out: Path | None) -> Path | None:
+    """Raise unless `out` is free or an empty folder."""
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not an empty folder; name a new one with --out")
+    return check_file(out)
+
+
 def mask(
+    options: TextOptions,
     dimensions: Annotated[
         str | None, typer.Option("--dimensions", help="Mask these, such as 3,17 or 0-31; without it, rank them all.")
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="zero, mean (per position class), resample, or all.")] = "zero",
     path: Annotated[
-        str, typer.Option("--path", help="Ranking: screened (gradients, then the best m) or full (mask every one).")
+        RankingPath,
+        typer.Option("--path", help="Ranking: screened (gradients, then the best m) or full (mask every one)."),
     ] = "screened",
-    k: Annotated[int, typer.Option("--k", help="Top dimensions that the ranking is to hold.")] = 10,
-    m: Annotated[int, typer.Option("--m", help="Screened: dimensions per domain that are masked exactly.")] = 32,
-    passages: Annotated[int, typer.Option("--passages", help="Passages per domain, of identify and of test.")] = 24,
-    masked_at: Annotated[
-        str, typer.Option("--masked-at", help="all tokens, after the first token, or without high-norm tokens.")
-    ] = "all tokens",
+    k: Annotated[int, typer.Option("--k", min=1, help="Top dimensions that the ranking is to hold.")] = 10,
+    m: Annotated[int, typer.Option("--m", min=1, help="Screened: dimensions per domain that are masked exactly.")] = 32,
+    passages: Annotated[
+        int, typer.Option("--passages", min=2, help="Passages per domain, of identify and of test.")
+    ] = 24,
+    masked_at: Annotated[TokenSet, typer.Option("--masked-at", help="Tokens that are masked.")] = "all tokens",
     counted_at: Annotated[
-        str, typer.Option("--counted-at", help="Tokens whose predictions count: the same three choices.")
+        TokenSet, typer.Option("--counted-at", help="Tokens whose predictions count.")
     ] = "all tokens",
     exam: Annotated[
         str, typer.Option("--exam", help="'builtin', a file of questions, or 'none'; accuracy under masking.")
     ] = "none",
-    model: Annotated[str, typer.Option("--model", help="'builtin', 'planted', a folder, or a hub id.")] = "builtin",
-    corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
-    domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for records and tables.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder for records and tables.", callback=check_folder)
+    ] = None,
 ) -> None:
     """Mask dimensions and measure the loss: of chosen ones, or rank all and test the top on held-out text."""
-    from workbench.cli import jobs
-    from workbench.study import Settings
-
     modes = read_modes(mode)
-    source, names = jobs.source_and_domains(corpus, domains)
-    settings = Settings(
-        model, source, names, seed=seed, device=device, dtype=dtype, truncate=truncate, allow_download=download
-    )
-    sets = read_tokens(masked_at, "--masked-at"), read_tokens(counted_at, "--counted-at")
-    plan = read_plan(path, modes, k=k, m=m, passages=passages, sets=sets)
-    questions = read_questions(exam, settings)
-    folder = None if out is None else check_folder(out)
     chosen = None if dimensions is None else read_dimensions(dimensions)
-    _perform(settings, modes, plan, (exam, questions), chosen, folder)
+    settings = options.settings()
+    questions = read_questions(exam, settings)
+    plan = read_plan(path, modes, k=k, m=m, passages=passages, sets=(masked_at, counted_at))
+    _perform(settings, modes, plan, (exam, questions), chosen, out)
 
 
 def _perform(
@@ -86,7 +85,6 @@ def _perform(
     from workbench.cli import output
     from workbench.study import load_passages, open_model
 
-    load_passages(settings)  # a mistake in the corpus shows before the model is loaded
     output.no_other_bars()
     loaded = open_model(settings)
     check_dimensions(chosen or [], loaded.d_model)
@@ -123,34 +121,18 @@ def read_modes(text: str) -> tuple["MaskMode", ...]:
     raise ValueError(f"unknown mask mode {text!r}; choose one of {', '.join(MASK_MODES)}, or all")
 
 
-def read_tokens(text: str, option: str) -> "TokenSet":
-    """The set of tokens that an option names."""
-    from workbench.records import TOKEN_SETS
-
-    for known in TOKEN_SETS:
-        if known == text:
-            return known
-    raise ValueError(f"{option} {text!r} is no set of tokens; choose one of {', '.join(map(repr, TOKEN_SETS))}")
-
-
 def read_plan(
-    path: str,
+    path: RankingPath,
     modes: Sequence["MaskMode"],
     *,
     k: int,
     m: int,
     passages: int,
-    sets: tuple["TokenSet", "TokenSet"] = ("all tokens", "all tokens"),
+    sets: tuple[TokenSet, TokenSet] = ("all tokens", "all tokens"),
 ) -> "CriticalityPlan":
     """The plan of an experiment: every asked mode ranks, and zero beside it; `sets` are masked and counted."""
     from workbench.masking.tables import CriticalityPlan
 
-    if path not in ("screened", "full"):
-        raise ValueError(f"unknown path {path!r}; choose screened or full")
-    if k < 1 or m < 1:
-        raise ValueError(f"k is {k} and m is {m}; at least 1 is needed")
-    if passages < 2:
-        raise ValueError(f"--passages is {passages}; at least 2 per domain are needed for an interval")
     wanted = tuple(dict.fromkeys(("zero", *modes)))
     return CriticalityPlan(
         path,
@@ -216,13 +198,6 @@ def exam_of(model: "HookedModel", exam: str, questions: Sequence["ChoiceItem"]) 
     return choice_items(exam_task(model, questions, "").item_set.items)
 
 
-def check_folder(out: Path) -> Path:
-    """Raise unless `out` is free or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not an empty folder; name a new one with --out")
-    return out
-
-
 # --- work -------------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +226,7 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
     from workbench.dimensions.masking import choice_frame
     from workbench.masking.experiment import exam_passages, sample_prompts
     from workbench.masking.measure import mask_choices, mask_dimensions
-    from workbench.records import save_choice_masking, save_masking
+    from workbench.records import save_record
 
     reference = sample_prompts(work.prompts, "identify", work.plan.n_identify)
     test = sample_prompts(work.prompts, "test", work.plan.n_test)
@@ -285,9 +260,9 @@ def _mask_chosen(work: Work, dimensions: Sequence[int], stage: Stage, say: Say) 
         for name, table in zip(("loss_increases", "exam"), tables.values(), strict=False):
             write_csv(table, folder / f"{name}.csv")
         for mode, result in losses.items():
-            save_masking(result, folder / f"test-{mode}.safetensors")
+            save_record(result, folder / f"test-{mode}.safetensors")
         for mode, result in exams.items():
-            save_choice_masking(result, folder / f"exam-{mode}.safetensors")
+            save_record(result, folder / f"exam-{mode}.safetensors")
 
     return tables, save
 
@@ -369,31 +344,21 @@ def _estimate(work: Work, passages: Mapping["PassKind", float]) -> str:
 
 
 def mask_exam(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file, such as specs/gemma-2-2b-it-masking.toml.")],
-    model: Annotated[str, typer.Option("--model", help="Instead of the model of SPEC.")] = "",
+    spec: SpecFile,
+    options: SpecOptions,
     data: Annotated[str, typer.Option("--data", help="Instead of the questions of SPEC: a file, or hf:...")] = "",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "",
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print passes, memory and time only; no weights needed.")
-    ] = False,
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the hub.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an unfinished one goes on.")] = None,
+    plan: PlanOnly = False,
+    out: RunFolder = None,
 ) -> None:
     """Mask dimensions one by one and measure the accuracy on an exam, with time and memory printed first."""
     from workbench.cli.compare import overridden_model, print_cost
-    from workbench.cli.output import no_other_bars, progress_bars
-    from workbench.comparison.api import open_model
     from workbench.comparison.plan import shape_of
     from workbench.comparison.spec import read_masking_spec
-    from workbench.comparison.store import check_folder, open_store
-    from workbench.masking.exam import measure_masked_exam, n_questions
-    from workbench.records import write_whole
-    from workbench.tasks.files import exam_task
-    from workbench.tasks.loaders import load_questions
+    from workbench.comparison.store import check_folder
+    from workbench.masking.exam import n_questions
 
     read = read_masking_spec(spec)
-    source = overridden_model(read.model, model, device, dtype, download)
+    source = overridden_model(read.model, options)
     chosen = replace(read, model=source, data=data or read.data)
     folder = out or Path("runs") / f"mask-exam-{chosen.name}"
     if not plan:
@@ -407,34 +372,49 @@ def mask_exam(
     print_cost(source, shape, float(passes * chosen.n_positions))
     if plan:
         return
+    _perform_exam(chosen, folder, sizes)
+
+
+def _perform_exam(spec: "MaskingSpec", folder: Path, sizes: dict[str, Any]) -> None:
+    """Run the subjects that the folder does not hold yet, and write and print their table."""
+    from workbench.cli.output import no_other_bars, progress_bars
+    from workbench.comparison.api import open_model
+    from workbench.comparison.store import open_store
+    from workbench.masking.exam import measure_masked_exam
+    from workbench.records import folder_lock, save_table
+    from workbench.tasks.files import exam_task
+    from workbench.tasks.loaders import load_questions
+
     no_other_bars()
-    loaded = open_model(source)
+    loaded = open_model(spec.model)
     questions = load_questions(
-        chosen.data, subjects=chosen.subjects or None, seed=chosen.seed, allow_download=source.download
+        spec.data, subjects=spec.subjects or None, seed=spec.seed, allow_download=spec.model.download
     )
     tasks = {subject: exam_task(loaded, questions, subject) for subject in dict.fromkeys(q.domain for q in questions)}
-    sizes |= {"ranks": chosen.ranks, "dimensions": chosen.dimensions, "n_random": chosen.n_random, "seed": chosen.seed}
-    open_store(folder, chosen, loaded.fingerprint)
+    sizes |= {"ranks": spec.ranks, "dimensions": spec.dimensions, "n_random": spec.n_random, "seed": spec.seed}
+    open_store(folder, spec, loaded.fingerprint)
     finished = _finished(folder / "subjects")
-    with progress_bars() as (stage, _):
+    with folder_lock(folder), progress_bars() as (stage, _):
 
         def keep(subject: str, rows: "list[MaskedAccuracy]") -> None:
             finished[subject] = rows
             name = "".join(sign if sign.isalnum() else "_" for sign in subject)
-            write_whole(folder / "subjects" / f"{name}.json", json.dumps([asdict(row) for row in rows]))
+            name = f"{list(tasks).index(subject):03d}-{name}"
+            save_table(rows, folder / "subjects" / f"{name}.json")
             stage("subjects", len(finished), len(tasks))
 
         rows = measure_masked_exam(loaded, tasks, finished=dict(finished), on_subject=keep, **sizes)
-    _report(rows, folder, chosen.seed)
+    _report(rows, folder, spec.seed)
 
 
 def _finished(folder: Path) -> "dict[str, list[MaskedAccuracy]]":
     """The rows of the subjects that a run folder holds: one file each, written whole or not at all."""
     from workbench.masking.exam import MaskedAccuracy
+    from workbench.records import load_table
 
     folder.mkdir(exist_ok=True)
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return {rows[0]["subject"]: [MaskedAccuracy(**row) for row in rows] for rows in files}
+    files = [load_table(path, MaskedAccuracy) for path in sorted(folder.glob("*.json"))]
+    return {rows[0].subject: rows for rows in files}
 
 
 def _report(rows: "Sequence[MaskedAccuracy]", folder: Path, seed: int) -> None:

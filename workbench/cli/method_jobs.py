@@ -1,13 +1,12 @@
 """What `workbench fit`, `layers` and `heads` do: data for every method, from a file or from what is built in."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.jobs import check_file, read_scope
+from workbench.cli.jobs import read_scope
 from workbench.corpus import corpus_hash, load_pairs
 from workbench.interventions import (
     ContrastPrompt,
@@ -78,9 +77,6 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         self.source.check(method_named(self.method))
-        if self.scope is not None:
-            read_scope(self.scope)
-        check_file(self.out)
 
 
 @dataclass(frozen=True)
@@ -100,19 +96,9 @@ class SteerOptions:
     def __post_init__(self) -> None:
         if (self.domain is None) == (self.artefact is None):
             raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-        FitSource(domain=self.domain or "").check(method_named(self.method))
         if self.artefact is not None and self.out is not None:
             raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"--max-new-tokens is {self.max_new_tokens}; at least 1 is needed")
-        if not math.isfinite(self.strength):
-            raise ValueError(f"--strength is {self.strength}; give a finite number, such as 2 or -1.5")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"--temperature is {self.temperature}; give 0 for greedy text, or more")
-        if self.scope is not None:
-            read_scope(self.scope)
-        if self.out is not None:
-            check_file(self.out)
+        FitSource(domain=self.domain or "").check(method_named(self.method))
 
 
 @dataclass(frozen=True)
@@ -192,14 +178,12 @@ def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tup
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
         artefact = load_steering(options.artefact, model)
-        steering, scope = artefact.steering, artefact.scope if scope is None else scope
+        steering, data_hash = artefact.steering, ""
+        scope = artefact.scope if scope is None else scope
         check_prompt_length(steering, int(tokens.lengths[0]))
     else:
         fitted = fit_method(model, options.method, FitSource(domain=options.domain), options.setting, settings)
-        steering = fitted.steering
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            save_steering(options.out, steering, model, scope=scope, data_hashes={"data": fitted.data_hash})
+        steering, data_hash = fitted.steering, fitted.data_hash
     generation: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
@@ -208,6 +192,9 @@ def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tup
     plain = model.decode(model.generate(tokens, **generation)[0])
     with steer(model, steering, options.strength, scope):
         steered = model.decode(model.generate(tokens, **generation)[0])
+    if options.out is not None:  # last, so that a mistake that shows only now leaves no file
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_steering(options.out, steering, model, scope=scope, data_hashes={"data": data_hash})
     return plain, steered, steering
 
 

@@ -1,69 +1,92 @@
-"""`workbench fit`, `layers` and `heads`: every steering method from the command line."""
+"""`workbench steer`, `fit`, `methods`, `layers` and `heads`: every steering method from the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from workbench.study import Settings
+from workbench.cli.options import (
+    Artefact,
+    Domain,
+    Layer,
+    ModelOptions,
+    Scope,
+    Strength,
+    Table,
+    TextOptions,
+    UnitCount,
+    check_table,
+)
 
-ModelName = Annotated[str, typer.Option("--model", help="'builtin', a model folder, or a Hugging Face id.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same result.")]
-Persona = Annotated[
-    str, typer.Option("--persona", help="pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}.")
-]
-Table = Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")]
-Download = Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")]
+PERSONA = "pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}."
+Persona = Annotated[str, typer.Option("--persona", help=PERSONA)]
+METHOD_HELP = "Name of a method; `workbench methods` lists them."
+SavedTo = typer.Option("--out", help="Save the fitted steering to this file.", callback=check_table)
+
+
+def steer(
+    options: TextOptions,
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    domain: Domain = None,
+    artefact: Artefact = None,
+    method: Annotated[str, typer.Option("--method", help="See `workbench methods`; fitted on the domain.")] = "cds",
+    layer: Layer = None,
+    k: UnitCount = None,
+    strength: Strength = 1.0,
+    scope: Scope = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length of the continuation.")] = 60,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 0.0,
+    out: Annotated[Path | None, SavedTo] = None,
+) -> None:
+    """Continue a text without and with steering."""
+    from workbench.cli import method_jobs, output
+    from workbench.interventions import Setting
+
+    job = method_jobs.SteerOptions(
+        domain, method, Setting(layer, k), strength, artefact, out, max_new_tokens, temperature, scope
+    )
+    with output.progress_bars():
+        plain, steered, steering = method_jobs.continuations(prompt, job, options.settings())
+    sites = ", ".join(str(site) for site in steering.sites)
+    typer.echo(f"{type(steering).__name__} at {sites}, strength {strength:g}")
+    typer.echo(f"\n--- unsteered\n{prompt}{plain}\n\n--- steered\n{prompt}{steered}")
+    if out is not None:
+        typer.echo(f"\nsaved: {out}")
 
 
 def fit(
-    method: Annotated[str, typer.Option("--method", help="Name of a method; `workbench methods` lists them.")],
-    out: Annotated[Path, typer.Option("--out", help="Artefact to write; use it with steer --artefact.")],
+    options: TextOptions,
+    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)],
+    out: Annotated[Path, SavedTo],
     pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="JSON lines of {positive, negative}: two texts each.")
+        Path | None,
+        typer.Option(
+            "--pairs", exists=True, dir_okay=False, help="JSON lines of {positive, negative}: two texts each."
+        ),
     ] = None,
-    domain: Annotated[str | None, typer.Option("--domain", help="This domain against all others.")] = None,
+    domain: Domain = None,
     items: Annotated[
         str | None, typer.Option("--items", help="ccc, ioi, or JSON lines of {prompt, correct, wrong}.")
     ] = None,
-    persona: Annotated[
-        str | None,
-        typer.Option("--persona", help="A built-in persona, or JSON lines of {prompt, positive, negative}."),
-    ] = None,
-    layer: Annotated[int | None, typer.Option("--layer", help="0-based; chosen by the method by default.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Units, heads or dimensions; the method's by default.")] = None,
-    scope: Annotated[str | None, typer.Option("--scope", help="Tokens to edit; the paper's by default.")] = None,
-    model: ModelName = "builtin",
-    corpus: Annotated[str, typer.Option("--corpus", help="'builtin', a folder, a .jsonl file, or hf:...")] = "builtin",
-    domains: Annotated[str | None, typer.Option("--domains", help="Domains of the corpus, or its path.")] = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
-    download: Download = False,
+    persona: Annotated[str | None, typer.Option("--persona", help=PERSONA)] = None,
+    layer: Layer = None,
+    k: UnitCount = None,
+    scope: Scope = None,
 ) -> None:
-    """Fit a steering method and save it as an artefact."""
-    from workbench.cli import jobs, method_jobs, output
+    """Fit a steering method and save it as an artefact, for steer --artefact."""
+    from workbench.cli import method_jobs, output
     from workbench.interventions import Setting
-    from workbench.study import Settings
 
     source = method_jobs.FitSource(pairs, domain, items, persona)
-    options = method_jobs.FitOptions(method, out, source, Setting(layer, k), scope)
-    path, names = jobs.source_and_domains(corpus, domains)
-    settings = Settings(
-        model, path, names, seed=seed, device=device, dtype=dtype, truncate=truncate, allow_download=download
-    )
+    job = method_jobs.FitOptions(method, out, source, Setting(layer, k), scope)
     with output.progress_bars():
-        fitted = method_jobs.fit(options, settings)
+        fitted = method_jobs.fit(job, options.settings())
     typer.echo(repr(fitted.steering))
     typer.echo(f'fitted on {fitted.note}\nsaved: {out}\ntry: workbench steer --artefact {out} "..."')
 
 
 def methods() -> None:
-    """List the steering methods: what each is fitted on, its default count, the tokens that it edits."""
+    """List the steering methods: what each is fitted on, and the tokens that it edits."""
     from workbench.cli.method_jobs import OPTIONS
     from workbench.interventions import METHODS
 
@@ -73,55 +96,23 @@ def methods() -> None:
         typer.echo(f"{names}: {card.summary} ({options}; scope {card.scope})")
 
 
-def layers(
-    persona: Persona,
-    model: ModelName = "builtin",
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    out: Table = None,
-    download: Download = False,
-) -> None:
+def layers(options: ModelOptions, persona: Persona, out: Table = None) -> None:
     """Map where along the layers a persona is formed (style heads)."""
     from workbench.cli import jobs, method_jobs, output
 
-    if out is not None:
-        jobs.check_file(out)
     with output.progress_bars():
-        found, exchanges = method_jobs.persona_layers(persona, _settings(model, seed, device, dtype, download))
+        found, exchanges = method_jobs.persona_layers(persona, options.settings())
     typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
     output.print_layers(found)
-    if out is not None:
-        jobs.write_table(output.layer_frame(found), out)
-        typer.echo(f"table of cosines: {out}")
+    jobs.write_table(output.layer_frame(found), out)
 
 
-def heads(
-    persona: Persona,
-    layer: Annotated[int | None, typer.Option("--layer", help="0-based; where the persona forms by default.")] = None,
-    model: ModelName = "builtin",
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    out: Table = None,
-    download: Download = False,
-) -> None:
+def heads(options: ModelOptions, persona: Persona, layer: Layer = None, out: Table = None) -> None:
     """Score the attention heads that write a persona (style heads)."""
     from workbench.cli import jobs, method_jobs, output
 
-    if out is not None:
-        jobs.check_file(out)
     with output.progress_bars():
-        settings = _settings(model, seed, device, dtype, download)
-        scores, chosen, exchanges = method_jobs.persona_heads(persona, settings, layer)
+        scores, chosen, exchanges = method_jobs.persona_heads(persona, options.settings(), layer)
     typer.echo(f"{len(exchanges.positive)} of {exchanges.n_asked} questions kept")
     output.print_heads(scores.frame(), chosen)
-    if out is not None:
-        jobs.write_table(scores.frame(), out)
-        typer.echo(f"table of all layers: {out}")
-
-
-def _settings(model: str, seed: int, device: str, dtype: str, download: bool) -> "Settings":
-    from workbench.study import Settings
-
-    return Settings(model=model, seed=seed, device=device, dtype=dtype, allow_download=download)
+    jobs.write_table(scores.frame(), out)

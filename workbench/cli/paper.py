@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a study, a comparison or a masked exam.")]
+from workbench.cli.options import Run, words
 
 
 def figures(
@@ -19,7 +19,7 @@ def figures(
     """Redraw the figures and the report of a run from its records, without a model."""
     from workbench.report import write_figures, write_report
 
-    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    names = words(only)
     if names or out is not None or alone:
         paths = write_figures(run_folder, out, only=names, alone=alone)
     else:

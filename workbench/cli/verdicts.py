@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.options import K, Quick, Table, TextOptions
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -24,16 +26,8 @@ HEADS = {  # of the printed table, which is to fit into 80 columns; the CSV file
 
 
 def verdict(
-    model: Annotated[
-        str, typer.Option("--model", help="'builtin', 'planted', a model folder, or a Hugging Face id.")
-    ] = "builtin",
-    corpus: Annotated[
-        str, typer.Option("--corpus", help="'builtin', a folder of text, a .jsonl file, or hf:owner/dataset.")
-    ] = "builtin",
-    domains: Annotated[
-        str | None, typer.Option("--domains", help="Domains of the corpus, separated by commas; or its path.")
-    ] = None,
-    k: Annotated[int, typer.Option("--k", help="Dimensions per domain and selection.")] = 8,
+    options: TextOptions,
+    k: K = 8,
     criterion: Annotated[
         str, typer.Option("--criterion", help="What is massive: '3-sigma', 'Sun et al.', '1000 x median' ...")
     ] = "3-sigma",
@@ -41,34 +35,21 @@ def verdict(
         list[Path] | None,
         typer.Option(
             "--masking",
+            exists=True,
+            dir_okay=False,
             help="File test-zero.safetensors or test-mean.safetensors of `workbench mask --dimensions`; repeat.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same tables.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    quick: Annotated[bool, typer.Option("--quick", help="Less text.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the whole table to this CSV file.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Passages per forward pass.")] = 32,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut passages that are longer than the model's context.")
-    ] = False,
-    download: Annotated[bool, typer.Option("--download", help="Allow downloads from the Hugging Face hub.")] = False,
+    quick: Quick = False,
+    out: Table = None,
 ) -> None:
-    """Judge every massive or domain-critical dimension: sink, detector, both or neither."""
-    from workbench.cli import jobs
+    """Judge every massive or domain-critical dimension: sink, detector, both, neither or always on."""
     from workbench.dimensions.massive import criterion_named
-    from workbench.records import load_masking
-    from workbench.study import Settings
+    from workbench.records import MaskingResult, load_record
 
     criterion_named(criterion)
-    if out is not None:
-        jobs.check_file(out)
-    results = [load_masking(_existing(path)) for path in masking or []]
-    source, names = jobs.source_and_domains(corpus, domains)
-    preset = "quick" if quick else "full"
-    settings = Settings(model, source, names, k, seed, device, dtype, preset, batch_size, truncate, download)
-    _perform(settings, criterion, results, out)
+    results = [load_record(path, MaskingResult) for path in masking or []]
+    _perform(options.settings(k=k, preset="quick" if quick else "full"), criterion, results, out)
 
 
 def _perform(settings: "Settings", criterion: str, masking: Sequence["MaskingResult"], out: Path | None) -> None:
@@ -89,18 +70,7 @@ def _perform(settings: "Settings", criterion: str, masking: Sequence["MaskingRes
     share = detector_share(rows, {item.dimension for item in found}, seed=settings.seed)
     counts = ", ".join(f"{n} {name}" for name, n in Counter(item.verdict for item in found).most_common())
     typer.echo(f"\n{counts}\nof other dimensions, {sum(share.values()) / len(share):.0%} reach the AUROC of a detector")
-    if out is not None:
-        jobs.write_table(frame, out)
-        typer.echo(f"table: {out}")
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} does not exist or is no file; make FOLDER/test-zero.safetensors and the like with: "
-            "workbench mask --dimensions 0-31 --mode all --out FOLDER"
-        )
-    return path
+    jobs.write_table(frame, out)
 
 
 def _shown(frame: "pd.DataFrame", has_costs: bool) -> str:

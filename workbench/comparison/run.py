@@ -11,7 +11,6 @@ finished cell is never written again. Everything that a cell holds follows from 
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,8 +59,9 @@ from workbench.records import (
     ScoreResult,
     SearchResult,
     Split,
+    folder_lock,
     to_plain,
-    write_whole,
+    write_json,
 )
 from workbench.statistics import Interval, paired_interval
 from workbench.tasks.base import Metric, Scores, Task, TaskError, check_subjects, score_parts
@@ -153,8 +153,14 @@ def run_comparison(
 ) -> Outcomes:
     """Run what is missing in the folder, then write its tables.
 
-    Raises `CellError` where the folder belongs to another specification or to other weights, and where a cell fails.
+    Raises `CellError` where the folder belongs to another specification or to other weights, and where a cell fails;
+    `LockedError` where another process runs it.
     """
+    with folder_lock(folder):
+        return _run_in(run, folder, neutral, progress)
+
+
+def _run_in(run: Run, folder: Path, neutral: Sequence[Prompt], progress: CellProgress | None) -> Outcomes:
     context = make_context(run, open_store(folder, run.spec, run.model.fingerprint), neutral)
     n_cells, n_done = len(run.plan.cells), 0
 
@@ -175,7 +181,7 @@ def run_comparison(
             del kept[first]
     outcomes = tabulate_run(run, context.store)
     write_tables(outcomes, folder)
-    write_whole(folder / "plan.json", json.dumps(_plan_facts(run), indent=1))
+    write_json(folder / "plan.json", _plan_facts(run))
     return outcomes
 
 

@@ -5,7 +5,6 @@ RUN/cells/TASK/ARM-DRAW/STAGE-....json     one finished cell, written whole or n
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.comparison.spec import MaskingSpec, Spec, SpecError
-from workbench.records import BudgetKind, CellResult, CurveResult, ScoreResult, SearchResult, to_plain, write_whole
+from workbench.records import (
+    BudgetKind,
+    CellResult,
+    CurveResult,
+    RecordError,
+    ScoreResult,
+    SearchResult,
+    read_json,
+    write_json,
+)
 
 Stage = Literal["search", "test", "curve"]
 KINDS: Mapping[Stage, type[CellResult]] = {"search": SearchResult, "test": ScoreResult, "curve": CurveResult}
@@ -78,8 +86,7 @@ class CellStore:
         """Write one cell; it appears complete or not at all."""
         assert isinstance(result, KINDS[key.stage])
         path = self.folder / "cells" / key.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"format": FORMAT, "key": to_plain(key), "result": to_plain(result)}))
+        write_json(path, {"format": FORMAT, "key": key, "result": result}, keep_nan=True)
 
     def all(self) -> dict[CellKey, CellResult]:
         """Every finished cell; raises `CellError` where two files hold the same one."""
@@ -105,9 +112,9 @@ def check_folder(folder: Path, spec: Spec | MaskingSpec, fingerprint: str = "") 
             raise CellError(f"{folder} exists and is no results folder of a comparison; name another with --out")
         return False
     try:
-        found = json.loads(header.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CellError(f"{header} is damaged ({error}); name another folder with --out") from error
+        found = read_json(header)
+    except RecordError as error:
+        raise CellError(f"{error}; or name another folder with --out") from error
     if found.get("digest") != spec.digest:
         raise CellError(
             f"{folder} holds results of another specification: {found.get('spec')!r} (digest {found.get('digest')}), "
@@ -123,7 +130,7 @@ def open_store(folder: Path, spec: Spec | MaskingSpec, fingerprint: str) -> Cell
     if not check_folder(folder, spec, fingerprint):
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {"format": FORMAT, "spec": spec.name, "digest": spec.digest, "fingerprint": fingerprint}
-        write_whole(folder / HEADER, json.dumps(wanted, indent=1))
+        write_json(folder / HEADER, wanted)
     return CellStore(folder)
 
 
@@ -140,12 +147,14 @@ def check_distinct(keys: list[CellKey]) -> None:
 
 def _read(path: Path) -> tuple[CellKey, CellResult]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise CellError(f"{path} has format {content['format']}, this version reads {FORMAT}; remove it")
         key = _record(CellKey, content["key"])
         return key, _record(KINDS[key.stage], content["result"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except RecordError as error:
+        raise CellError(f"{error}: remove it, and the next run does") from error
+    except (KeyError, TypeError) as error:
         raise CellError(f"{path} is damaged ({error}); remove it, it is written again") from error
 
 

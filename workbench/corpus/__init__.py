@@ -4,7 +4,6 @@ Every source becomes the same list of `Prompt`: long documents cut into passages
 split into *identify*, *tune* and *test*.
 """
 
-from workbench.corpus.documents import CorpusError
 from workbench.corpus.loading import (
     BUILTIN_DOMAINS,
     NEUTRAL,
@@ -14,7 +13,9 @@ from workbench.corpus.loading import (
     load_pairs,
     neutral_prompts,
 )
-from workbench.corpus.passages import IDENTIFY_SHARE, MINIMUM_PASSAGES, TUNE_SHARE, cut_passages
+from workbench.corpus.passages import MINIMUM_PASSAGES, cut_passages
+from workbench.corpus.rows import CorpusError
+from workbench.corpus.splits import IDENTIFY_SHARE, TUNE_SHARE, draw_some, draw_splits
 
 __all__ = [
     "BUILTIN_DOMAINS",
@@ -25,6 +26,8 @@ __all__ = [
     "CorpusError",
     "corpus_hash",
     "cut_passages",
+    "draw_some",
+    "draw_splits",
     "load_corpus",
     "load_hf_dataset",
     "load_pairs",

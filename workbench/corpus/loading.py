@@ -2,34 +2,40 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from workbench.corpus.documents import (
-    CorpusError,
+    Columns,
     Document,
     builtin_documents,
     checked_document,
+    domain_name,
     files_by_domain,
-    json_documents,
-    parse_json,
     read_files,
-    read_text,
-    text_field,
 )
 from workbench.corpus.passages import to_prompts
+from workbench.corpus.rows import TABLES, CorpusError, Row, hub_dataset, read_rows, text_of
 from workbench.records import Pair, Prompt
 
 BUILTIN_DOMAINS: tuple[str, ...] = ("mathematics", "biology", "law", "code", "physics", "literature", "humanities")
 NEUTRAL = "neutral"
 
-_SOURCES = "'builtin', a folder of text with one sub-folder or file per domain, a .jsonl file, or hf:owner/name"
+_SOURCES = (
+    "'builtin', a folder of text with one sub-folder or file per domain, a table with a text and a domain column "
+    "(.jsonl, .json, .csv, .tsv, .parquet), or hf:owner/name"
+)
+Texts = Mapping[str, Sequence[str]]
 
 
 def load_corpus(
-    source: str | Path = "builtin",
+    source: str | Path | Texts | pd.DataFrame | Sequence[str] = "builtin",
     *,
+    text_column: str = "text",
+    domain_column: str = "domain",
     domains: Sequence[str] | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -38,39 +44,53 @@ def load_corpus(
 ) -> list[Prompt]:
     """Load the passages of at least two domains, domain by domain.
 
-    `source` is "builtin"; a folder with one sub-folder or one text file per domain (any UTF-8 text; hidden files are
-    left out; `.jsonl` files inside hold one {text[, split]} per line); a `.jsonl` file of {text, domain[, split]}; or
-    "hf:owner/name[:configuration]", which is `load_hf_dataset` with its defaults and the only case in which
-    `allow_download` matters. `domains` chooses and orders; None takes all. `seed` draws the splits of sources that
-    carry none (40/20/40 percent per domain) and what `limit` (passages per domain, in the proportions of the splits)
-    keeps. Documents longer than `max_characters` are cut by `cut_passages`. Names are `domain/number`, numbered before
-    anything is dropped. Raises `CorpusError`.
+    `source` is "builtin"; a folder with one sub-folder or one file per domain (any UTF-8 text, or tables of rows with a
+    text and perhaps a split; hidden files, a README and a licence are left out); a table with a text, a domain and
+    perhaps a split column (.jsonl, .json, .csv, .tsv, .parquet, or a DataFrame); lists of texts by domain; or
+    "hf:owner/name[:configuration]", which is `load_hf_dataset` and the only case in which `allow_download` matters.
+    `domains` chooses and orders; None takes all. `seed` draws the splits of sources that carry none (40/20/40 percent
+    per domain) and what `limit` (passages per domain, in the proportions of the splits) keeps. Documents longer than
+    `max_characters` are cut by `cut_passages`. Names are `domain/number`, numbered before anything is dropped. Raises
+    `CorpusError`.
     """
+    options: dict[str, Any] = {"seed": seed, "limit": limit, "max_characters": max_characters}
+    columns = Columns(text_column, domain_column)
     if isinstance(source, str) and source.startswith("hf:"):
         name, _, configuration = source.removeprefix("hf:").partition(":")
-        return load_hf_dataset(
-            name,
-            configuration=configuration or None,
-            domains=domains,
-            seed=seed,
-            limit=limit,
-            max_characters=max_characters,
-            allow_download=allow_download,
-        )
-    path = Path(source)
-    if source == "builtin":
+        options |= {"configuration": configuration or None, "domains": domains, "allow_download": allow_download}
+        return load_hf_dataset(name, text_column=text_column, domain_column=domain_column, **options)
+    if isinstance(source, str) and source == "builtin":
         documents = {domain: builtin_documents(domain) for domain in _choose(BUILTIN_DOMAINS, domains, source)}
-    elif path.is_dir():
-        files = files_by_domain(path)
-        documents = {domain: read_files(files[domain], domain) for domain in _choose(files, domains, path)}
-    elif path.is_file() and path.suffix == ".jsonl":
-        by_domain = _group(json_documents(read_text(path), str(path), None))
-        documents = {domain: by_domain[domain] for domain in _choose(by_domain, domains, path)}
-    elif path.is_file():
-        raise CorpusError(f"{path} is a single file, and a corpus needs two domains; give {_SOURCES}")
+    elif isinstance(source, str | Path) and Path(source).is_dir():
+        files = files_by_domain(Path(source), domains or ())
+        documents = {domain: read_files(files[domain], domain, columns) for domain in _choose(files, domains, source)}
     else:
+        rows, place = _rows_of(source, columns)
+        by_domain = _group(checked_document(entry, origin, None, columns) for entry, origin in rows)
+        documents = {domain: by_domain[domain] for domain in _choose(by_domain, domains, place)}
+    return to_prompts(documents, **options)
+
+
+def _rows_of(source: str | Path | Texts | pd.DataFrame | Sequence[str], columns: Columns) -> tuple[list[Row], str]:
+    """The rows of a table, a frame or lists of texts, and what messages call the source."""
+    if isinstance(source, pd.DataFrame):
+        rows = [(entry, f"row {index} of the frame") for index, entry in enumerate(source.to_dict("records"))]
+        return [({str(key): value for key, value in entry.items()}, place) for entry, place in rows], "the frame"
+    if isinstance(source, Mapping):
+        rows = [
+            ({columns.text: text, columns.domain: domain}, f"text {index} of {domain}")
+            for domain, texts in source.items()
+            for index, text in enumerate([texts] if isinstance(texts, str) else texts)
+        ]
+        return rows, "the mapping"
+    if not isinstance(source, str | Path):
+        raise CorpusError(f"a {type(source).__name__} says no domain of its texts; give lists by domain, or {_SOURCES}")
+    path = Path(source)
+    if not path.is_file():
         raise CorpusError(f"there is no file or folder {str(source)!r}; give {_SOURCES}")
-    return to_prompts(documents, seed=seed, limit=limit, max_characters=max_characters)
+    if path.suffix.lower() not in TABLES:
+        raise CorpusError(f"{path} is a single file, and a corpus needs two domains; give {_SOURCES}")
+    return read_rows(path), str(path)
 
 
 def load_hf_dataset(
@@ -92,10 +112,11 @@ def load_hf_dataset(
 
     Nothing is downloaded unless `allow_download` is True, which fetches the whole dataset repository: without it the
     dataset must lie in the Hugging Face cache of this machine. `dataset_split` is the dataset's own split to read;
-    `split_column`, where given, holds identify, tune or test. Class labels become their names. Rows without text are
-    left out, since a published dataset cannot be edited. Reads the whole split into memory.
+    `split_column`, where given, holds identify, tune or test. Class labels become their names. Since a published
+    dataset cannot be edited, rows without text are left out, and so are passages that stand in two domains or splits (a
+    logged warning counts these). Reads the whole split into memory.
     """
-    dataset = _open_dataset(name, configuration, revision, dataset_split, allow_download)
+    dataset = hub_dataset(name, configuration, revision, dataset_split, allow_download)
     wanted = [text_column, domain_column, *([split_column] if split_column else [])]
     missing = [column for column in wanted if column not in dataset.column_names]
     if missing:
@@ -114,7 +135,7 @@ def load_hf_dataset(
             documents.append(checked_document(entry, f"row {index} of {name}", None))
     by_domain = _group(documents)
     chosen = {domain: by_domain[domain] for domain in _choose(by_domain, domains, name)}
-    return to_prompts(chosen, seed=seed, limit=limit, max_characters=max_characters)
+    return to_prompts(chosen, seed=seed, limit=limit, max_characters=max_characters, keep_ambiguous=False)
 
 
 def neutral_prompts() -> list[Prompt]:
@@ -123,18 +144,13 @@ def neutral_prompts() -> list[Prompt]:
 
 
 def load_pairs(path: str | Path) -> list[Pair]:
-    """Read contrast pairs from a JSON list of {positive, negative}, or from JSON lines of the same."""
-    text = read_text(Path(path))
-    if text.lstrip().startswith("["):
-        entries = [(entry, f"entry {index} of {path}") for index, entry in enumerate(parse_json(text, str(path)))]
-    else:
-        lines = [(line, f"line {number} of {path}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        entries = [(parse_json(line, origin), origin) for line, origin in lines]
+    """Read contrast pairs {positive, negative} from JSON lines, a JSON list or any other table."""
+    entries = read_rows(Path(path))
     if not entries:
         raise CorpusError(f"{path} holds no pairs; write one {{positive, negative}} per line")
     pairs = []
     for entry, origin in entries:
-        positive, negative = (text_field(entry, key, origin) for key in ("positive", "negative"))
+        positive, negative = (text_of(entry, key, origin) for key in ("positive", "negative"))
         if positive == negative:
             raise CorpusError(f"{origin}: positive and negative are the same text; a pair must show a contrast")
         pairs.append(Pair(positive=positive, negative=negative))
@@ -147,23 +163,6 @@ def corpus_hash(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _open_dataset(name: str, configuration: str | None, revision: str | None, split: str, allow_download: bool) -> Any:
-    """The dataset from its snapshot in the cache: the one road that never asks the network unless told to."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=not allow_download)
-        return load_dataset(folder, configuration, split=split)
-    except FileNotFoundError as error:
-        remedy = "check name and connection" if allow_download else "pass allow_download=True to download it"
-        state = "is not, or not completely, in the Hugging Face cache of this machine"
-        raise CorpusError(f"dataset {name!r} {state}; {remedy}") from error
-    except (ValueError, OSError, DatasetsError) as error:
-        raise CorpusError(f"cannot load dataset {name!r}: {' '.join(str(error).split())[:300]}") from error
-
-
 def _group(documents: Iterable[Document]) -> dict[str, list[Document]]:
     by_domain: dict[str, list[Document]] = {}
     for document in documents:
@@ -174,16 +173,17 @@ def _group(documents: Iterable[Document]) -> dict[str, list[Document]]:
 def _choose(available: Iterable[str], domains: Sequence[str] | None, source: str | Path) -> list[str]:
     """The domains to load, in the order asked for."""
     known = list(available)
+    asked = domains if domains is None or isinstance(domains, str) else [domain_name(domain) for domain in domains]
     if not known:
         raise CorpusError(f"{source} is empty; give {_SOURCES}")
     if NEUTRAL in known:
         raise CorpusError(f"{source} has a domain {NEUTRAL!r}, the name of text that belongs to none; rename it")
-    if isinstance(domains, str):
+    if isinstance(asked, str):
         raise CorpusError(f"domains is the text {domains!r}; give a list, such as [{domains!r}, ...]")
-    unknown = [domain for domain in domains or () if domain not in known]
+    unknown = [domain for domain in asked or () if domain not in known]
     if unknown:
         raise CorpusError(f"unknown domain {unknown[0]!r}; {source} has {', '.join(known)}")
-    chosen = list(dict.fromkeys(domains)) if domains is not None else known
+    chosen = list(dict.fromkeys(asked)) if asked is not None else known
     if len(chosen) < 2:
         which = f"only the domain {chosen[0]!r}" if chosen else "no domain"
         owner = f"{source} has" if domains is None else "you asked for"

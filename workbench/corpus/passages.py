@@ -4,17 +4,19 @@ What is drawn in one domain depends on the seed and on the texts of that domain 
 other domains.
 """
 
-import hashlib
-import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from workbench.corpus.documents import CorpusError, Document
+from workbench.corpus.documents import Document
+from workbench.corpus.rows import CorpusError
+from workbench.corpus.splits import draw_splits, lot
 from workbench.records import SPLITS, Prompt, Split
 
+_log = logging.getLogger(__name__)
+
 MINIMUM_PASSAGES = 6
-IDENTIFY_SHARE, TUNE_SHARE = 0.4, 0.2
 
 _BOUNDARIES = tuple(re.compile(pattern) for pattern in (r"\n[ \t]*\n", r"\n", r"(?<=[.!?])\s", r"\s"))
 
@@ -51,14 +53,31 @@ def _cut_point(text: str, start: int, max_characters: int) -> tuple[int, int]:
 
 
 def to_prompts(
-    documents: Mapping[str, Sequence[Document]], *, seed: int, limit: int | None, max_characters: int
+    documents: Mapping[str, Sequence[Document]],
+    *,
+    seed: int,
+    limit: int | None,
+    max_characters: int,
+    keep_ambiguous: bool = True,
 ) -> list[Prompt]:
+    """The passages of every domain with their splits.
+
+    A passage that stands in two domains or two splits raises, unless `keep_ambiguous` is False: it is then left out
+    everywhere, and a logged warning counts such passages.
+    """
     if limit is not None and limit < MINIMUM_PASSAGES:
         raise CorpusError(f"limit is {limit}; at least {MINIMUM_PASSAGES} passages per domain are needed")
+    cut = {
+        domain: [(text, document) for document in of_domain for text in cut_passages(document.text, max_characters)]
+        for domain, of_domain in documents.items()
+    }
+    ambiguous = set() if keep_ambiguous else _ambiguous(cut)
+    if ambiguous:
+        _log.warning("left out %d passages that stand in several domains or splits", len(ambiguous))
     prompts: list[Prompt] = []
     home: dict[str, Document] = {}
-    for domain, of_domain in documents.items():
-        passages = _distinct_passages(of_domain, max_characters, home)
+    for domain, of_domain in cut.items():
+        passages = _distinct_passages(of_domain, home, ambiguous)
         if not passages:
             raise CorpusError(f"domain {domain!r} has no text; add some or leave the domain out")
         if len(passages) < MINIMUM_PASSAGES:
@@ -73,14 +92,24 @@ def to_prompts(
     return prompts
 
 
+def _ambiguous(cut: Mapping[str, Sequence[tuple[str, Document]]]) -> set[str]:
+    """Passages, white space aside, that stand in several domains or splits."""
+    places: dict[str, set[tuple[str, str | None]]] = {}
+    for domain, passages in cut.items():
+        for text, document in passages:
+            places.setdefault(" ".join(text.split()), set()).add((domain, document.split))
+    return {key for key, where in places.items() if len(where) > 1}
+
+
 def _distinct_passages(
-    documents: Iterable[Document], max_characters: int, home: dict[str, Document]
+    cut: Iterable[tuple[str, Document]], home: dict[str, Document], left_out: Collection[str]
 ) -> list[tuple[int, str, Document]]:
     """Number, text and document of every passage but repetitions; `home` remembers who had a text first."""
     passages = []
-    cut = [(text, document) for document in documents for text in cut_passages(document.text, max_characters)]
     for number, (text, document) in enumerate(cut):
         key = " ".join(text.split())
+        if key in left_out:
+            continue
         first = home.get(key)
         if first is None:
             home[key] = document
@@ -108,13 +137,9 @@ def _splits(domain: str, texts: Sequence[str], documents: Sequence[Document], se
         if empty:
             raise CorpusError(f"domain {domain!r} has no passage in split {empty[0]!r}; add some, or state no splits")
         return stated
-    n_identify = round(IDENTIFY_SHARE * len(texts))
-    n_tune = round(TUNE_SHARE * len(texts))
-    order = sorted(range(len(texts)), key=lambda i: _lot(seed, domain, texts[i]))
-    splits: list[Split] = ["test"] * len(texts)
-    for rank, index in enumerate(order[: n_identify + n_tune]):
-        splits[index] = "identify" if rank < n_identify else "tune"
-    return splits
+    keys = [" ".join(text.split()) for text in texts]
+    drawn = draw_splits(keys, seed, domain)
+    return [drawn[key] for key in keys]
 
 
 def _proportional_draw(domain: str, texts: Sequence[str], splits: Sequence[Split], limit: int, seed: int) -> list[int]:
@@ -122,13 +147,8 @@ def _proportional_draw(domain: str, texts: Sequence[str], splits: Sequence[Split
     sizes = Counter(splits)
     seen: Counter[str] = Counter()
     quantile: dict[int, float] = {}
-    for index in sorted(range(len(texts)), key=lambda i: _lot(seed, domain, texts[i])):
+    for index in sorted(range(len(texts)), key=lambda i: lot(seed, domain, " ".join(texts[i].split()))):
         quantile[index] = (seen[splits[index]] + 0.5) / sizes[splits[index]]
         seen[splits[index]] += 1
     order = sorted(range(len(texts)), key=lambda i: (quantile[i], SPLITS.index(splits[i])))
     return sorted(order[:limit])
-
-
-def _lot(seed: int, domain: str, text: str) -> bytes:
-    """A draw that depends on nothing but the seed, the domain and the text, whatever its white space."""
-    return hashlib.sha256(json.dumps([seed, domain, " ".join(text.split())]).encode()).digest()

@@ -105,6 +105,11 @@ def find_dcds(
     other domains by more than 0.30, sorted by that gap. `both`: those same dimensions, sorted by magnitude. The latter
     two may give fewer than k, or none. Ties go to the larger magnitude, then to the lower index.
     """
+    if not isinstance(rows, PooledRows):
+        raise ValueError(
+            f"find_dcds expects the PooledRows that collect returns second, given {type(rows).__name__}: "
+            "statistics, rows = collect(model, prompts); find_dcds(rows)"
+        )
     d_model = rows.values.shape[3]
     if not 1 <= k <= d_model:
         raise ValueError(f"k is {k}; choose between 1 and d_model = {d_model}")

@@ -30,7 +30,7 @@ def dimension_map(statistics: DimensionStatistics, domain: str, measure: str = "
 
     `magnitude`: mean |activation|, from the median of its layer (pale) to its largest (strong), logarithmic.
     `against other domains`: how many times the mean over the other domains, equal is white, logarithmic.
-    `frequency`: share of passages in which the dimension is active under the 3-sigma rule at that layer.
+    `frequency`: fraction of passages in which the dimension is active under the 3-sigma rule at that layer.
     """
     if domain not in statistics.domains:
         raise ExplorerError(f"unknown domain {domain!r}; choose one of {', '.join(statistics.domains)}")

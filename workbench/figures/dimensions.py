@@ -57,8 +57,8 @@ def dcd_figure(
     figure.update_xaxes(type="category", title_text="dimension", tickangle=-90, showgrid=False)
     figure.update_yaxes(type="category", title_text="domain", autorange="reversed", showgrid=False, ticks="")
     subtitle = (
-        f"selection by {selection}; numbers: rank in the domain; frequency: share of prompts in which the dimension is "
-        "active"
+        f"selection by {selection}; numbers: rank in the domain; frequency: fraction of prompts in which the dimension "
+        "is active"
     )
     height = 34 * len(domains) + MARGIN["t"] + MARGIN["b"] + 60
     return dress(figure, title="Domain-critical dimensions", subtitle=subtitle, height=height)

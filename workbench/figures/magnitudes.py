@@ -78,7 +78,7 @@ def magnitude_figure(
         _name_largest(figure, values[panel], largest, panel, limits, is_log, (row, column), words or {})
     if n_layers > MAX_LEGEND_LAYERS:
         figure.add_trace(_layer_scale(n_layers))
-    subtitle = f"residual stream after each block, first positions left out; the {n_named} largest are named"
+    subtitle = f"residual stream after each block, excluding the first position; the {n_named} largest are named"
     if n_domains > 1:
         subtitle += ", bold where in one domain only"
     if n_domains < len(statistics.domains):
@@ -118,7 +118,7 @@ def first_position_figure(statistics: DimensionStatistics, domains: Sequence[str
 def profile_figure(
     statistics: DimensionStatistics, dimension: int, *, words: Mapping[int, Sequence[str]] | None = None
 ) -> go.Figure:
-    """Mean magnitude of one dimension over layers, one line per domain, with the first position apart.
+    """Mean magnitude of one dimension over layers, one line per domain; the first position has its own panel.
 
     Raises ValueError where the model has no such dimension.
     """
@@ -334,19 +334,19 @@ def _layer_axis(figure: go.Figure, n_layers: int, column: int) -> None:
 def frequency_figure(
     frequency: pd.DataFrame, *, at_least: float = RARE, words: Mapping[int, Sequence[str]] | None = None
 ) -> go.Figure | None:
-    """Share of each domain's prompts in which a dimension is active: one row per domain, one column per dimension.
+    """Fraction of each domain's prompts in which a dimension is active: one row per domain, one column per dimension.
 
-    `frequency` has domains as index, dimensions as columns and shares in [0, 1] as values. Drawn are the dimensions
-    active in at least the share `at_least` of the prompts of any domain: first those active in most prompts of every
+    `frequency` has domains as index, dimensions as columns and fractions in [0, 1] as values. Drawn are the dimensions
+    active in at least the fraction `at_least` of the prompts of any domain: first those active in most prompts of every
     domain, then the others in blocks by the domain in which they are most frequent. `words` (dimension -> token texts)
     adds what fires a dimension to the hover text.
 
-    None where no dimension is that frequent. Raises ValueError where values are no shares.
+    None where no dimension is that frequent. Raises ValueError where values are no fractions.
     """
     values = frequency.to_numpy(dtype=np.float64)
     if not values.size or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
-            "the frequencies must be shares between 0 and 1, with domains as index and dimensions as columns"
+            "the frequencies must be fractions between 0 and 1, with domains as index and dimensions as columns"
         )
     kept = np.flatnonzero(values.max(axis=0) >= at_least)
     if not kept.size:
@@ -386,7 +386,7 @@ def _heatmap(
         colorscale=SEQUENTIAL,
         xgap=1 if len(dimensions) <= 120 else 0,
         ygap=1,
-        colorbar=scale_bar("share of<br>prompts"),
+        colorbar=scale_bar("fraction of<br>prompts"),
         hovertemplate="dimension %{x}<br>active in %{z:.0%} of the %{y} prompts%{customdata}<extra></extra>",
     )
 
@@ -456,7 +456,7 @@ def first_position_caption(statistics: DimensionStatistics) -> str:
         f"the largest of the later positions there is {number(there)} in dimension {int(later[layer].argmax())}"
     )
     if ratio >= 3:
-        return f"{seen}: {number(ratio)} times less, so the first position is counted apart for a reason."
+        return f"{seen}: {number(ratio)} times less, so the first position is reported separately."
     if ratio > 1.1:
         return f"{seen}: somewhat less, so the first position stands out only a little."
     return f"{seen}: no less, so no sink shows at the first position."

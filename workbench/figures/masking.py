@@ -193,7 +193,7 @@ def magnitude_drop_figure(masked: pd.DataFrame, n_named: int = 3) -> go.Figure:
 
 
 def _limits(values: np.ndarray, *, above: float) -> list[float]:
-    """Axis limits with the given share of the values' range free above them, for names."""
+    """Axis limits with the given fraction of the values' range free above them, for names."""
     low, high = float(values.min()), float(values.max())
     length = (high - low) or 1.0
     return [low - 0.08 * length, high + above * length]
@@ -256,7 +256,7 @@ def overlap_figure(agreement: pd.DataFrame, ranked_by: str = "zero") -> go.Figur
     figure, cells, height = panel_grid(
         [f"magnitude: {reading}" for reading in readings],
         x_title="k",
-        y_title="shared share<br>of the top k",
+        y_title="shared fraction<br>of the top k",
         panel_height=230,
         n_columns=2,
     )
@@ -366,7 +366,9 @@ def recall_figure(recall: pd.DataFrame) -> go.Figure:
     for axis, value in (("y", GOAL_RECALL), ("x", GOAL_COST)):
         line = {"color": NEUTRAL, "dash": "dot", "width": 1.5}
         figure.add_hline(y=value, line=line) if axis == "y" else figure.add_vline(x=value, line=line)
-    figure.update_xaxes(title_text="cost, as a share of masking every dimension", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(
+        title_text="cost, as a fraction of masking every dimension", tickformat=".0%", rangemode="tozero"
+    )
     figure.update_yaxes(title_text="recall of the true top 10", tickformat=".0%", range=[-0.03, 1.05])
     figure.update_layout(showlegend=True, legend={"title": {"text": "estimate (line: worst domain)"}})
     subtitle = "m candidates are masked exactly; faint marks are single domains; dotted: the goal"
@@ -447,7 +449,7 @@ def exam_figure(exam: pd.DataFrame) -> go.Figure | None:
     names = [escape(label).replace("dimension ", "dimension<br>") for label in changes]
     figure.update_xaxes(title_text="masked dimension", tickvals=list(range(len(names))), ticktext=names)
     figure.update_xaxes(range=[-0.6, len(names) - 0.4])
-    figure.update_yaxes(title_text="masked − unmasked accuracy<br>(share of questions)", tickformat=".0%")
+    figure.update_yaxes(title_text="masked − unmasked accuracy<br>(fraction of questions)", tickformat=".0%")
     subtitle = "ranked by accuracy on identify questions, measured on test questions; set to zero at every block output"
     return dress(figure, title="Exam accuracy without one dimension", subtitle=subtitle, height=420)
 

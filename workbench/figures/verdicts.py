@@ -29,14 +29,14 @@ SYMBOLS = dict(zip(VERDICTS, ("square", "circle", "diamond", "circle-open"), str
 SCORES = {"within": "class against other tokens of the domain", "across": "class inside the domain against outside it"}
 LABEL_LOOKS = {"DCDs": (PALETTE[0], "circle", "solid"), "other dimensions": (PALETTE[1], "square", "dash")}
 LOWER_IS_BETTER = ("CDS",)
-UNITS = {"discriminative": "dimensions", "labelled": "share", "CDS": "nats per token, lower is better"}
+UNITS = {"discriminative": "dimensions", "labelled": "fraction", "CDS": "nats per token, lower is better"}
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def verdict_figure(verdicts: Sequence[Verdict]) -> go.Figure | None:
-    """The map of verdicts: share of magnitude at first token and delimiters against the AUROC of the domain.
+    """The map of verdicts: fraction of magnitude at first token and delimiters against the AUROC of the domain.
 
     Error bars are 95 % bootstrap intervals over passages; dotted lines are the thresholds of the rules that the
     verdicts were reached by. Above its line a dimension is still no detector where its interval reaches 0.5 or too many
@@ -55,7 +55,7 @@ def verdict_figure(verdicts: Sequence[Verdict]) -> go.Figure | None:
     for auroc in sorted({item.rule.min_auroc for item in verdicts}):
         figure.add_hline(y=auroc, line=style)
     lowest = min(0.5, *(item.low for item in verdicts if not np.isnan(item.low)))
-    figure.update_xaxes(title_text="share of magnitude at first token and delimiters (position classes count alike)")
+    figure.update_xaxes(title_text="fraction of magnitude at first token and delimiters (position classes count alike)")
     figure.update_yaxes(title_text="AUROC: passages of the domain against others", range=[lowest - 0.02, 1.02])
     subtitle = f"{len(verdicts)} pairs of a domain and a dimension that is large there or massive; held-out passages"
     return dress(figure, title="Sink or detector", subtitle=subtitle, height=520)
@@ -207,7 +207,7 @@ def rank_caption(selections: Sequence[SelectionStability], selection: str = "mag
 
 
 def agreement_figure(agreements: Sequence[ReadingAgreement]) -> go.Figure | None:
-    """Shared share of the selected sets between every two readings, averaged over domains."""
+    """Shared fraction of the selected sets between every two readings, averaged over domains."""
     if not agreements:
         return None
     names, values = _agreement_matrix(agreements)
@@ -223,7 +223,7 @@ def agreement_figure(agreements: Sequence[ReadingAgreement]) -> go.Figure | None
             ygap=1,
             texttemplate="%{z:.2f}",
             textfont={"size": 10},
-            colorbar=scale_bar("shared<br>share"),
+            colorbar=scale_bar("shared<br>fraction"),
             hovertemplate="%{y}<br>%{x}<br>Jaccard %{z:.2f}<extra></extra>",
         ),
         layout={"template": "none"},
@@ -266,14 +266,14 @@ def _agreement_matrix(agreements: Sequence[ReadingAgreement]) -> tuple[list[str]
 
 
 def label_curve_figure(curve: pd.DataFrame) -> go.Figure | None:
-    """Held-out score against the share of dimensions labelled, from `labels.label_curve`: DCDs beside the others."""
+    """Held-out score against the fraction of dimensions labelled, from `labels.label_curve`: DCDs beside the others."""
     if curve.empty:
         return None
     present = set(curve["score"].tolist())
     names = [name for name in SCORES if name in present]
     titles = [SCORES[name] for name in names]
     figure, cells, height = panel_grid(
-        titles, x_title="share of dimensions labelled", y_title="mean held-out AUROC", panel_height=300, n_columns=2
+        titles, x_title="fraction of dimensions labelled", y_title="mean held-out AUROC", panel_height=300, n_columns=2
     )
     for group, look in LABEL_LOOKS.items():
         for name, (row, column) in zip(names, cells, strict=True):
@@ -283,7 +283,9 @@ def label_curve_figure(curve: pd.DataFrame) -> go.Figure | None:
     figure.add_hline(y=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[-0.05, 1.08], tickformat=".0%", dtick=0.25)
     figure.update_yaxes(range=[min(0.45, *map(float, curve["low"].tolist())) - 0.02, 1.02])
-    subtitle = "labelled from the best score on identify downwards; bands: 95 % over resampled dimensions; dotted: luck"
+    subtitle = (
+        "labelled from the best score on identify downwards; bands: 95 % over resampled dimensions; dotted: chance"
+    )
     figure.update_layout(legend={"orientation": "h", "y": -0.16, "x": 0, "xanchor": "left", "yanchor": "top"})
     return dress(figure, title="Labels on held-out passages", subtitle=subtitle, height=height + 40)
 

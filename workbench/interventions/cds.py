@@ -86,3 +86,6 @@ class CriticalDimensionSteering(Steering):
                 raise SteeringError("texts do not say which dimensions to steer; pass dimensions=, or pooled rows")
             dimensions = domain_dimensions(positive, domain, k, selection)
         return cls(direction, tuple(checked_layers(layers)), tuple(checked_dimensions(dimensions)))
+
+
+CDS = CriticalDimensionSteering

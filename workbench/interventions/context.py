@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from workbench.activations import collect
+from workbench.corpus import draw_some
 from workbench.interventions.contrast_prompts import ContrastPrompt, same_length
 from workbench.interventions.directions import Pooling, domain_difference, domain_dimensions
 from workbench.interventions.head_scores import HeadScores, head_scores
@@ -150,7 +151,4 @@ class FitContext:
 
     def _some(self, items: Sequence[Item]) -> list[Item]:
         """At most `n_fit` items, drawn by the seed, in their own order."""
-        if self.n_fit is None or len(items) <= self.n_fit:
-            return list(items)
-        kept = np.random.default_rng([self.seed, 11]).choice(len(items), size=self.n_fit, replace=False)
-        return [items[index] for index in sorted(kept)]
+        return [items[index] for index in draw_some(len(items), self.n_fit, [self.seed, 11])]

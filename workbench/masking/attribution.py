@@ -72,10 +72,9 @@ def estimate_masking(
     limit = rows_with_logits(model)
     for rows, _ in passes(masked.tokens.lengths.tolist(), lambda length: limit(length) // BACKWARD_FRACTION):
         for member, point, weight in steps:
-            gradients, scores = _gradients(model, masked, rows, member, point)
+            gradients, losses = _gradients(model, masked, rows, member, point)
             increase[np.ix_(member, np.array(rows))] -= weight[member, None] * gradients
-            if point == 0.0:
-                baseline[rows] = scores
+            baseline[rows] = losses if point == 0.0 else baseline[rows]
             done += len(rows)
             if progress is not None:
                 progress(done, total)

@@ -12,8 +12,6 @@ recall          where a mode was masked exhaustively: how much of its top k the 
 The experiment itself runs a model (`workbench.masking.experiment`).
 """
 
-import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,23 +35,9 @@ from workbench.dimensions.masking import (
     specificity,
     top_dimensions,
 )
-from workbench.records import (
-    MASK_MODES,
-    ChoiceMasking,
-    MaskingResult,
-    MaskMode,
-    RecordError,
-    TokenSet,
-    load_arrays,
-    load_choice_masking,
-    load_masking,
-    save_arrays,
-    save_choice_masking,
-    save_masking,
-)
+from workbench.records import MASK_MODES, ChoiceMasking, MaskingResult, MaskMode, TokenSet, load_record, save_record
 from workbench.schema import Count, Distinct, Index, Several, checked
 
-PLAN_FILE, MAGNITUDES_FILE = "plan.json", "magnitudes.safetensors"
 FIRST_TOKEN = "first token alone"
 TOKEN_SUBSETS = ("after the first token", "all tokens", "without high-norm tokens", FIRST_TOKEN)
 MEAN = "mean"  # of the domains
@@ -159,69 +143,17 @@ def candidates_of(estimate: MaskingResult, m: int, largest: Sequence[int] = ()) 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
 
-_PARTS = ("estimates", "identify", "test")
-_EXCLUDING_SINKS = ("excluding-sinks-estimate", "excluding-sinks-identify")
+RECORD_FILE = "criticality.safetensors"
 
 
 def save_criticality(result: Criticality, folder: str | Path) -> None:
-    """Write an experiment into a folder of its own: the plan, and one safetensors file per part and mode."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in _PARTS:
-        for mode, masking in getattr(result, part).items():
-            save_masking(masking, folder / f"{part}-{mode}.safetensors")
-    for mode, exam in result.exam.items():
-        save_choice_masking(exam, folder / f"exam-{mode}.safetensors")
-    for number, pair in enumerate(result.excluding_sinks):
-        for part, masking in zip(_EXCLUDING_SINKS, pair, strict=True):
-            save_masking(masking, folder / f"{part}-{number}.safetensors")
-    arrays = {str(index): values for index, values in enumerate(result.magnitudes.values())}
-    save_arrays(folder / MAGNITUDES_FILE, "magnitudes", arrays, {"names": list(result.magnitudes)})
-    content = {
-        "plan": dataclasses.asdict(result.plan),
-        **{name: getattr(result, name) for name in ("d_model", "domains", "random", "cost")},
-    }
-    (folder / PLAN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Write an experiment into a folder of its own."""
+    save_record(result, Path(folder) / RECORD_FILE)
 
 
 def load_criticality(folder: str | Path) -> Criticality:
     """Read what `save_criticality` wrote."""
-    folder = Path(folder)
-    path = folder / PLAN_FILE
-    if not path.is_file():
-        raise RecordError(f"{path} does not exist; was the experiment completed?")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path} is damaged ({error}); run the experiment again") from error
-    plan: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content["plan"].items()
-    }
-    arrays, header = load_arrays(folder / MAGNITUDES_FILE, "magnitudes")
-    parts = {part: _by_mode(folder, part, load_masking) for part in _PARTS}
-    estimates, measured = (
-        [load_masking(path) for path in sorted(folder.glob(f"{part}-*.safetensors"))] for part in _EXCLUDING_SINKS
-    )
-    return Criticality(
-        plan=CriticalityPlan(**plan),
-        d_model=content["d_model"],
-        domains=tuple(content["domains"]),
-        random=tuple(content["random"]),
-        cost=content["cost"],
-        magnitudes={name: arrays[str(index)] for index, name in enumerate(header["names"])},
-        exam=_by_mode(folder, "exam", load_choice_masking),
-        excluding_sinks=tuple(zip(estimates, measured, strict=True)),
-        **parts,
-    )
-
-
-def _by_mode(folder: Path, part: str, load: Any) -> dict[MaskMode, Any]:
-    found: dict[MaskMode, Any] = {}
-    for mode in MASK_MODES:
-        path = folder / f"{part}-{mode}.safetensors"
-        if path.is_file():
-            found[mode] = load(path)
-    return found
+    return load_record(Path(folder) / RECORD_FILE, Criticality)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

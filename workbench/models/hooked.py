@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -66,6 +66,26 @@ class _PassState(threading.local):
 LARGEST_SEED = 2**32 - 1  # what NumPy, scikit-learn and torch all take
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
+# Names of TransformerLens that are missing here, and what stands for them.
+LENS_NAMES = {
+    "to_tokens": "model.tokenize([text]).ids",
+    "to_string": "model.decode(ids)",
+    "to_str_tokens": "model.token_texts(ids)",
+    "to_single_token": "model.tokenize([text]).ids[0, -1]",
+    "cfg": "model.n_layers, model.d_model, ... or model.hf_model.config",
+    "forward": "model.logits(model.tokenize([text]))",
+    "run_with_hooks": "`with model.hooks([(name, function)]): model.logits(tokens)`",
+    "add_hook": "`with model.hooks([(name, function)]): ...`, which removes the hook on exit",
+    "reset_hooks": "nothing: hooks are removed when their `with` block ends",
+    "hook_dict": "model.bridge.hook_dict",
+    "W_E": "model.hf_model.get_input_embeddings().weight, [vocab, d_model]",
+    "W_U": "model.hf_model.get_output_embeddings().weight.T, [d_model, vocab]",
+    "unembed": "model.hf_model.get_output_embeddings()",
+    "blocks": "model.bridge.blocks",
+    "ln_final": "model.bridge.ln_final",
+    "from_pretrained": "workbench.load_model(name)",
+}
+
 
 class HookedModel:
     """A causal language model with hooks at named sites, in the raw coordinates of its Hugging Face implementation.
@@ -90,6 +110,21 @@ class HookedModel:
         self.vocabulary_size: int = config.vocab_size
         self.context_length: int = config.max_position_embeddings
         self._accepted = frozenset(inspect.signature(self.hf_model.forward).parameters)
+
+    if not TYPE_CHECKING:  # a type checker has to see misspelt names
+
+        def __getattr__(self, name: str) -> NoReturn:
+            here = f"; use {LENS_NAMES[name]}" if name in LENS_NAMES else ""
+            raise AttributeError(f"HookedModel has no attribute {name!r}{here}")
+
+    def __repr__(self) -> str:
+        refused = [kind for kind, result in self.checks.items() if result != "ok"]
+        lines = [
+            f"HookedModel {self.name!r}: {type(self.hf_model).__name__}, {self.n_layers} layers, "
+            f"d_model {self.d_model}, {self.n_heads} heads, {str(self.dtype).removeprefix('torch.')} on {self.device}",
+            f"active edits: {', '.join(self._claims.edits()) or 'none'}",
+        ]
+        return "\n".join(lines + ([f"not usable: {', '.join(refused)}"] if refused else []))
 
     # --- what the model is --------------------------------------------------------------------------------------------
 
@@ -156,8 +191,13 @@ class HookedModel:
 
         Texts longer than the context raise, unless `truncate` asks to cut them at the end.
         """
-        if isinstance(texts, str) or not texts:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
             raise ModelError("tokenize expects a list of at least one text; wrap a single text in a list")
+        other = next((text for text in texts if not isinstance(text, str)), None)
+        if other is not None:
+            raise ModelError(
+                f"texts hold {type(other).__name__} {str(other)[:40]!r}; give str, or tokens made by tokenize"
+            )
         rows = []
         for index, text in enumerate(texts):
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -227,6 +267,9 @@ class HookedModel:
             return f"⟨{piece[3:-1].lower()}⟩"
         return f"⟨{bytes(BYTES.get(sign, 0xFF) for sign in piece).hex(' ')}⟩"
 
+    def _as_tokens(self, text: str | Sequence[str] | Tokens, *, side: Literal["left", "right"] = "right") -> Tokens:
+        return text if isinstance(text, Tokens) else self.tokenize([text] if isinstance(text, str) else text, side=side)
+
     # --- running ------------------------------------------------------------------------------------------------------
 
     def _arguments(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -265,13 +308,51 @@ class HookedModel:
             logits = logits[torch.arange(len(last), device=last.device), last][:, None]
         return logits
 
+    @overload
     def generate(
-        self, tokens: Tokens, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
-    ) -> list[list[int]]:
-        """New tokens of every row, up to the end marker; greedy at temperature 0. Expects left-padded tokens.
+        self, prompt: str, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
+    ) -> str: ...
 
-        Leaves the global random state as it was. Raises `ModelError` where the model gives logits that are no numbers.
+    @overload
+    def generate(
+        self, prompt: Tokens, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, use_cache: bool = True
+    ) -> list[list[int]]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        use_cache: bool = True,
+    ) -> list[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | Tokens,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        use_cache: bool = True,
+    ) -> str | list[str] | list[list[int]]:
+        """What follows a prompt, up to the end marker: text for a text, texts for a list, new token ids for `Tokens`.
+
+        Greedy at temperature 0. The prompt itself is not repeated. `Tokens` must be left-padded. Leaves the global
+        random state as it was. Raises `ModelError` where the model gives logits that are no numbers.
         """
+        tokens = prompt if isinstance(prompt, Tokens) else self._as_tokens(prompt, side="left")
+        rows = self._generate(tokens, max_new_tokens, temperature, seed, use_cache)
+        if isinstance(prompt, Tokens):
+            return rows
+        texts = [self.decode(row) for row in rows]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def _generate(
+        self, tokens: Tokens, max_new_tokens: int, temperature: float, seed: int, use_cache: bool
+    ) -> list[list[int]]:
         if not 0 <= temperature < math.inf:
             raise ModelError(f"temperature is {temperature}; give 0 for greedy text, or a finite number above it")
         if not 0 <= seed <= LARGEST_SEED:
@@ -336,7 +417,8 @@ class HookedModel:
         """
         points = [(self.bridge.hook_dict[self.hook_name(site, editing=editing)], site) for site in functions]
         hooks = [(point, self._adapter(functions[site], site, editing)) for point, site in points]
-        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks)
+        edits = tuple(map(str, functions)) if editing else ()
+        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks, edits)
 
     def _adapter(self, function: HookFunction, site: Site, editing: bool) -> Callable[..., Tensor | None]:
         def hook(tensor: Tensor, hook: Any) -> Tensor | None:
@@ -372,9 +454,15 @@ class HookedModel:
         self._state.call = Call(positions, prompts)
 
     def run_with_cache(
-        self, tokens: Tokens, names_filter: str | Sequence[str] | Callable[[str], bool] | None = None
+        self,
+        text: str | Sequence[str] | Tokens,
+        names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
     ) -> tuple[Float[Tensor, "batch pos vocab"], Any]:
-        """TransformerLens' verb: logits and an ActivationCache by hook name, in raw coordinates, without gradients."""
+        """TransformerLens' verb: logits and an ActivationCache by hook name, in raw coordinates, without gradients.
+
+        Texts are tokenised as by `tokenize`, padded on the right.
+        """
+        tokens = self._as_tokens(text)
         self._check_names([names_filter] if isinstance(names_filter, str) else names_filter)
         with torch.inference_mode():
             return self.bridge.run_with_cache(

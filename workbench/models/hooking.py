@@ -48,6 +48,10 @@ class Claims:
     def remove(self, holder: object) -> None:
         self._threads.pop(holder, None)
 
+    def edits(self) -> list[str]:
+        """The sites that are edited at present, each once."""
+        return sorted({site for holder in list(self._threads) for site in getattr(holder, "edits", ())})
+
 
 class Hooks:
     """A forward pre-hook on one module and forward hooks on hook points, set by `with` and removed on its end.
@@ -61,7 +65,9 @@ class Hooks:
         module: nn.Module,
         before_pass: Callable[..., None],
         hooks: Sequence[tuple[Any, Callable[..., Any]]],
+        edits: tuple[str, ...] = (),
     ) -> None:
+        self.edits = edits  # sites where these hooks change something
         self._claims, self._module, self._before_pass, self._hooks = claims, module, before_pass, hooks
         self._adding: tuple[Any, frozenset[int]] | None = None  # a point, and the hooks that it had before ours
         self._added: list[tuple[Any, Any]] = []

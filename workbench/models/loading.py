@@ -107,6 +107,9 @@ def wrap_model(model: Any, tokenizer: Any, *, name: str = "unnamed", self_check:
     return hooked
 
 
+wrap = wrap_model  # the name of `workbench.wrap`
+
+
 def find_model(name: str) -> str:
     """The folder of a model, or its Hugging Face id unchanged; raises `ModelError` where a folder is unusable."""
     if name == BUILTIN:

@@ -6,12 +6,10 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.records.text import Split
+from workbench.records.text import Split, TokenSet
 
 MaskMode = Literal["zero", "mean", "resample"]
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
-TokenSet = Literal["all tokens", "after the first token", "without high-norm tokens"]
-TOKEN_SETS: tuple[TokenSet, ...] = get_args(TokenSet)
 
 
 @dataclass(frozen=True)

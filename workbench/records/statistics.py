@@ -26,6 +26,10 @@ class Activations:
     positions: Int[Tensor, "token"]
     is_delimiter: Bool[Tensor, "token"] | None = None
 
+    def __repr__(self) -> str:
+        sites = ", ".join(map(str, self.sites))
+        return f"Activations: {len(self.token_ids)} tokens of {self.domain!r} at {sites}"
+
 
 @dataclass(frozen=True)
 class TopTokens:
@@ -61,6 +65,12 @@ class DimensionStatistics:
     first_max_magnitude: Float64[np.ndarray, "domain layer d_model"]
     top: TopTokens
 
+    def __repr__(self) -> str:
+        n_layers, d_model = self.mean.shape[1:]
+        counts = zip(self.domains, self.n_prompts, self.n_tokens, strict=True)
+        domains = ", ".join(f"{domain} ({prompts} prompts, {tokens} tokens)" for domain, prompts, tokens in counts)
+        return f"DimensionStatistics: {n_layers} layers of {d_model} dimensions\n{domains}"
+
     @property
     def variance(self) -> Float64[np.ndarray, "domain layer d_model"]:
         """Population variance over tokens, in squared activation units."""
@@ -95,6 +105,13 @@ class PooledRows:
         if self.values.shape[1] != len(self.poolings):
             raise ValueError(f"{self.values.shape[1]} poolings in the rows, but {len(self.poolings)} names for them")
 
+    def __repr__(self) -> str:
+        n_prompts, _, n_layers, d_model = self.values.shape
+        return (
+            f"PooledRows: {n_prompts} prompts, {n_layers} layers of {d_model} dimensions\n"
+            f"domains: {', '.join(dict.fromkeys(self.domains))}\npoolings: {', '.join(self.poolings)}"
+        )
+
     def pooled(self, pooling: str) -> Float32[np.ndarray, "prompt layer d_model"]:
         """The rows of one pooling; raises if it was not collected."""
         if pooling not in self.poolings:
@@ -127,3 +144,9 @@ class TokenColumns:
     prompts: tuple[str, ...]
     domains: tuple[str, ...]
     splits: tuple[Split, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenColumns: {len(self.columns)} columns (layer, dimension) at {len(self.token_text)} tokens of "
+            f"{len(self.prompts)} prompts\ndomains: {', '.join(dict.fromkeys(self.domains))}"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.records.saving import write_whole
+from workbench.records.files import write_whole
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # what a spreadsheet would run; apostrophes before it, to be undone exactly
 _QUOTED = re.compile(r"'+[=+\-@\t\r\n]")

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 SiteKind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_raw", "mlp_out", "mlp_raw", "z"]
 Where = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt"]
+TokenSet = Literal["all tokens", "after the first token", "without high-norm tokens"]
+TOKEN_SETS: tuple[TokenSet, ...] = get_args(TokenSet)
 Split = Literal["identify", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 

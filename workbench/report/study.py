@@ -133,7 +133,7 @@ def findings(run: Run) -> list[str]:
         own = [dcd for dcd in run.dcds if dcd.selection == run.dcds[0].selection]
         here = sum(dcd.reach == "this domain" for dcd in own)
         found.append(
-            f"{len({dcd.dimension for dcd in own})} distinct dimensions are the largest in some domain. "
+            f"{len({dcd.dimension for dcd in own})} distinct DCDs were selected over all domains. "
             f"{here} of {len(own)} selections are large in their own domain more than elsewhere."
         )
     if run.has("detectors") and run.detectors:
@@ -250,7 +250,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         for item in verdicts
     ]
     heads = (
-        *("domain", "dimension", "verdict", "massive by", "share at first token", "share at delimiters"),
+        *("domain", "dimension", "verdict", "massive by", "fraction at first token", "at delimiters"),
         *("domain AUROC (95 %)", "cost of zero", "cost of mean", "label"),
     )
     return Table("Verdicts with their evidence; costs in nats per token on test", heads, rows)

@@ -11,10 +11,10 @@ from workbench.costs import Estimate, masking_passages, mean_length, memory_of, 
 from workbench.masking.experiment import PLANS, planned_costs
 from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
-from workbench.records import Prompt
+from workbench.records import Prompt, write_json
 from workbench.records.tables import write_csv
 from workbench.report import write_report
-from workbench.runs import MANIFEST, new_run_folder, summarise, write_json
+from workbench.runs import MANIFEST, new_run_folder, summarise
 from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth

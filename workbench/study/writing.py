@@ -15,9 +15,9 @@ from workbench.dimensions.labels import label_curve, label_frame
 from workbench.environment import library_versions, platform_facts
 from workbench.masking.tables import criticality_tables, save_criticality
 from workbench.models import HookedModel
-from workbench.records import SPLITS, Prompt, save_pooled_rows, save_statistics, save_table, to_plain
+from workbench.records import SPLITS, Prompt, save_record, save_table, to_plain, write_json
 from workbench.records.tables import write_csv
-from workbench.runs import MASKING, comparison_frame, profile_frame, write_json
+from workbench.runs import MASKING, comparison_frame, profile_frame
 from workbench.study.settings import PRESETS, Settings
 from workbench.study.stages import ROWS, Findings
 
@@ -26,8 +26,8 @@ CERTAINTY = ("verdicts", "selections", "conditions", "readings", "labels")  # ea
 
 def write_records(folder: Path, findings: Findings) -> None:
     """Write everything that figures and report are drawn from; what was not measured has no file."""
-    save_statistics(findings.statistics, folder / "statistics.safetensors")
-    save_pooled_rows(findings.rows, folder / ROWS)
+    save_record(findings.statistics, folder / "statistics.safetensors")
+    save_record(findings.rows, folder / ROWS)
     save_table(list(findings.dcds), folder / "dcds.json")
     save_table(list(findings.detectors), folder / "detectors.json")
     save_table(list(findings.comparisons), folder / "comparisons.json")

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
+from workbench.corpus import draw_some
 from workbench.interventions import FittingData, Scope, Where, steer
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Split
@@ -200,10 +201,7 @@ class ItemSet:
         if n is not None and n < 2:
             raise TaskError(f"n is {n}: a single prompt gives no interval; score at least 2 items")
         check_subjects(self.task, split, items)
-        if n is None or n >= len(items):
-            return items
-        kept = np.random.default_rng([seed, SPLITS.index(split)]).choice(len(items), size=n, replace=False)
-        return tuple(items[index] for index in sorted(kept))
+        return tuple(items[index] for index in draw_some(len(items), n, [seed, SPLITS.index(split)]))
 
 
 class ItemTask:

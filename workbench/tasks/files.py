@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from workbench.behaviours import load_behaviours
+from workbench.corpus import draw_splits
 from workbench.models import HookedModel
 from workbench.records import ChoiceItem, Split
 from workbench.tasks.base import ItemSet, Metric, Task, TaskError, TaskItem
 from workbench.tasks.generation import FunctionJudge, WritingTask
 from workbench.tasks.loaders import (
-    draw_splits,
     load_choice_pairs,
     load_items,
     load_questions,

@@ -7,35 +7,34 @@ of items. Sources that carry no splits get them by a draw that depends on the se
 domain; texts that stand twice are taken once.
 """
 
-import csv
-import hashlib
-import io
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.corpus import load_pairs
-from workbench.records import SPLITS, ChoiceItem, Pair, Split
-from workbench.tasks.base import TaskError, TaskItem
-from workbench.tasks.rows import (
-    csv_questions,
-    first_entry,
-    hub_rows,
+from workbench.corpus import draw_splits, load_pairs
+from workbench.corpus.rows import (
+    Row,
+    csv_records,
+    hub_dataset,
     json_lines,
     parse_json,
+    read_rows,
     read_text,
     split_of,
+    table_rows,
     text_of,
     texts_of,
 )
+from workbench.records import ChoiceItem, Pair, Split
+from workbench.tasks.base import TaskError, TaskItem
 
 _log = logging.getLogger(__name__)
 
 LETTERS = "ABCDEFGHIJ"
-IDENTIFY_SHARE, TUNE_SHARE = 0.4, 0.2
+SUFFIXES = ("_test", "_val", "_dev")
+N_CSV_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,9 @@ def load_questions(
     same choice twice (MMLU has some) are left out, and counted in a logged warning.
     """
     if isinstance(source, str) and source.startswith("hf:"):
-        rows = hub_rows(source.removeprefix("hf:"), allow_download)
+        name, _, configuration = source.removeprefix("hf:").partition(":")
+        found = hub_dataset(name, configuration or None, None, "test", allow_download)
+        rows = [(dict(row), f"row {index} of {name}") for index, row in enumerate(found)]
     else:
         path = Path(source)
         if path.is_dir():
@@ -84,7 +85,7 @@ def load_questions(
         elif path.suffix == ".csv":
             rows = csv_questions(path)
         else:
-            rows = list(json_lines(path))
+            rows = read_rows(path)
     usable = [(row, place) for row, place in rows if not _repeats_a_choice(row)]
     if len(usable) < len(rows):
         _log.warning("%s: left out %d questions that offer a choice twice", source, len(rows) - len(usable))
@@ -101,20 +102,16 @@ def load_questions(
 
 def load_requests(path: str | Path, *, seed: int = 0) -> list[Request]:
     """Requests of an AdvBench-style CSV file: a header with `goal` and `target` (other columns are ignored)."""
-    path = Path(path)
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    missing = [name for name in ("goal", "target") if name not in (rows.fieldnames or ())]
+    rows = table_rows(Path(path))
+    if not rows:
+        raise TaskError(f"{path} holds no requests; expected a header goal,target and one request per line")
+    missing = [name for name in ("goal", "target") if name not in rows[0][0]]
     if missing:
-        given = ", ".join(rows.fieldnames or ()) or "nothing"
+        given = ", ".join(rows[0][0])
         raise TaskError(f"{path} has no column {missing[0]!r} in its header ({given}); expected goal,target")
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
-        goal, target = (row["goal"] or "").strip(), (row["target"] or "").strip()
-        if not goal or not target:
-            raise TaskError(f"line {number} of {path} has an empty {'target' if goal else 'goal'}; fill or remove it")
-        found.setdefault(goal, target)
-    if not found:
-        raise TaskError(f"{path} has a header but no requests")
+    for row, place in rows:
+        found.setdefault(text_of(row, "goal", place).strip(), text_of(row, "target", place).strip())
     splits = draw_splits(list(found), seed)
     return [Request(f"request/{n}", splits[goal], goal, target) for n, (goal, target) in enumerate(found.items())]
 
@@ -126,11 +123,9 @@ def load_choice_pairs(path: str | Path, *, seed: int = 0) -> list[ChoiceItem]:
     the wanted one. Texts that already differ in their first character cannot be items and raise.
     """
     path = Path(path)
-    text = read_text(path)
-    first = first_entry(text, path)
-    if "answer_matching_behavior" in first:
-        entries = parse_json(text, str(path)) if text.lstrip().startswith("[") else [row for row, _ in json_lines(path)]
-        items = [_caa_item(entry, f"entry {index} of {path}") for index, entry in enumerate(entries)]
+    rows = read_rows(path)
+    if rows and "answer_matching_behavior" in rows[0][0]:
+        items = [_caa_item(entry, place) for entry, place in rows]
     else:
         items = [_pair_item(pair, index, path) for index, pair in enumerate(load_pairs(path))]
     return _with_splits(_distinct(items), seed)
@@ -187,15 +182,24 @@ def load_items(path: str | Path, *, seed: int = 0) -> list[TaskItem]:
     ]
 
 
-def draw_splits(texts: Iterable[str], seed: int) -> dict[str, Split]:
-    """Every distinct text with its split, 40/20/40, by a draw from the seed and the text; at least 5 fill all three."""
-    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(json.dumps([seed, text]).encode()).digest())
-    n_identify, n_tune = round(IDENTIFY_SHARE * len(ranked)), round(TUNE_SHARE * len(ranked))
-    ends = (n_identify, n_identify + n_tune, len(ranked))
-    return {text: SPLITS[sum(index >= end for end in ends)] for index, text in enumerate(ranked)}
-
-
 # --- entries ----------------------------------------------------------------------------------------------------------
+
+
+def csv_questions(path: Path) -> list[Row]:
+    """Rows of question, choices A to D and the letter of the right one, without header (one is skipped if there)."""
+    stem = path.stem
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    rows = []
+    for number, (row, place) in enumerate(csv_records(path)):
+        if number == 0 and len(row) == N_CSV_COLUMNS and row[0].strip().lower() == "question":
+            continue
+        if len(row) != N_CSV_COLUMNS or row[5].strip().upper() not in ("A", "B", "C", "D"):
+            raise TaskError(f"{place}: expected question,A,B,C,D,letter, given {len(row)} columns")
+        rows.append(({"subject": stem, "question": row[0], "choices": row[1:5], "answer": row[5]}, place))
+    if not rows:
+        raise TaskError(f"{path} is empty; expected lines of question,A,B,C,D,letter")
+    return rows
 
 
 def _repeats_a_choice(row: Mapping[str, Any]) -> bool:
