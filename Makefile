@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo study test test-all test-browser check format figures lab wheel clean
+.PHONY: help venv demo study test test-all test-browser fuzz check format figures lab wheel clean
 
 help: ## say what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ study: $(INSTALLED) ## the full main job on the built-in model -> runs/study
 
 test: $(INSTALLED) ## tests and the first lesson, without what is marked slow or needs a browser
 	$(TEST) -m "not slow and not browser" tests
+
+fuzz: $(INSTALLED) ## 5,000 malformed inputs and more: each is read rightly or refused in one line
+	WORKBENCH_FUZZ=800 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q tests/fuzz
 
 test-all: $(NOTEBOOK) ## all tests and lessons, the slow ones and those in a browser too
 	$(TEST) tests

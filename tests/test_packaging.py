@@ -1,5 +1,6 @@
 """What is declared, what is pinned, and what the wheel holds."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -34,6 +35,27 @@ def test_everything_is_pinned_exactly_and_to_nothing_local() -> None:
 def test_only_development_needs_beartype() -> None:
     assert "beartype" not in [plain(requirement) for requirement in PROJECT["dependencies"]]
     assert "beartype" in PROJECT["optional-dependencies"]["dev"]
+
+
+PACKAGES = {"sklearn": "scikit-learn", "IPython": "ipython"}  # modules whose distribution has another name
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None:
+    imported = set()
+    for path in (ROOT / "workbench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).split(".")[0])
+    imported -= {*sys.stdlib_module_names, "workbench"}
+    names = {plain(PACKAGES.get(name, name)) for name in imported}
+    required = {plain(requirement) for requirement in PROJECT["dependencies"]}
+    extras = {
+        plain(item) for name, group in PROJECT["optional-dependencies"].items() if name != "dev" for item in group
+    }
+    assert required <= names, required - names
+    assert names <= required | extras, names - required - extras
 
 
 @pytest.mark.slow

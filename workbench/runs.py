@@ -207,7 +207,7 @@ class Run:
     @cached_property
     def exam(self) -> pd.DataFrame:
         """Accuracy on every subject of an exam with single dimensions masked."""
-        return pd.read_csv(self.path(OF_AN_EXAM), keep_default_na=False)
+        return read_csv(self.path(OF_AN_EXAM))
 
     def frame(self, name: str) -> pd.DataFrame:
         """A table that the run wrote as CSV; empty where there is none."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import workbench
 from tests.command import Command, Outcome, command_line
-from workbench.cli import options, output, run
+from workbench.cli import jobs, options, output, run
 from workbench.models import ModelError
 from workbench.records import Dimension
 from workbench.study import settings, stages

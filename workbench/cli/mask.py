@@ -83,6 +83,7 @@ def _perform(
 ) -> None:
     """Load passages and model, mask, print, and write into the folder if one is named."""
     from workbench.cli import output
+    from workbench.runs import new_run_folder
     from workbench.study import load_passages, open_model
 
     output.no_other_bars()
@@ -96,8 +97,8 @@ def _perform(
             tables, save = _mask_chosen(work, chosen, stage, console.print)
     _print(tables)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save(folder)
+        with new_run_folder(folder) as unfinished:
+            save(unfinished)
         typer.echo(f"\nrecords and tables: {folder}")
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ def parquet_rows(path: Path) -> list[Row]:
 
 def hub_dataset(name: str, configuration: str | None, revision: str | None, split: str, allow_download: bool) -> Any:
     """A data set from its snapshot in the cache: the one road that never asks the network unless told to."""
+    if find_spec("datasets") is None:
+        raise CorpusError("hf: sources need the package datasets; install dcd-workbench[hub]")
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub import snapshot_download

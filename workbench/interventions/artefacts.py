@@ -43,7 +43,7 @@ def _read(
     known: Mapping[str, type[Steering]],
 ) -> Steering:
     """One steering from its description and the tensors whose names start with a prefix."""
-    name = described.get("operation")
+    name = str(described.get("operation"))
     if name == "Combination":
         parts = [
             (_read(path, part, tensors, f"{prefix}{number}.", known), _weight(path, part))

@@ -467,7 +467,7 @@ def _check_size(model: HookedModel, steering: Steering, strength: Strength) -> N
         x = torch.ones(1, 1, model.width(site), device=model.device)
         delta = largest * steering.delta(x, site, torch.zeros(1, 1, dtype=torch.long, device=model.device)).double()
         bound = min(torch.finfo(model.dtype).max, math.sqrt(torch.finfo(torch.float32).max / model.width(site)))
-        if float(delta.abs().max()) > bound:
+        if float(delta.detach().abs().max()) > bound:
             raise SteeringError(
                 f"strength {largest:g} adds up to {float(delta.abs().max()):.1e} at {site}, more than {model.name} can "
                 f"compute with ({bound:.1e} in {str(model.dtype).removeprefix('torch.')}); choose a smaller strength"

@@ -39,8 +39,14 @@ def write_file(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
     path = Path(path)
     temporary = path.with_suffix(path.suffix + ".tmp")
-    save_file(stored, temporary, metadata=metadata)
-    temporary.replace(path)
+    try:
+        save_file(stored, temporary, metadata=metadata)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise FileError(f"cannot write {path}: {error}") from error
+        raise
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
