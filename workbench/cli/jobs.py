@@ -10,7 +10,6 @@ from workbench.cli.options import read_where
 from workbench.environment import Check
 from workbench.interventions import Scope
 from workbench.models import HookedModel, ModelError, load_model
-from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import Dimension, DimensionStatistics, Prompt, Selection
 from workbench.records.tables import write_csv
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
@@ -45,11 +44,6 @@ def write_table(table: pd.DataFrame, out: Path | None) -> None:
     if out is not None:
         write_csv(table, out)
         typer.echo(f"table: {out}")
-
-
-def causal_architectures() -> list[str]:
-    """The architectures that TransformerLens supports and that are language models without an encoder."""
-    return sorted(name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel")))
 
 
 def builtin_model_check() -> Check:

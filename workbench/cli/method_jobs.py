@@ -189,9 +189,9 @@ def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tup
         "temperature": options.temperature,
         "seed": settings.seed,
     }
-    plain = model.decode(model.generate(tokens, **generation)[0])
+    plain = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     with steer(model, steering, options.strength, scope):
-        steered = model.decode(model.generate(tokens, **generation)[0])
+        steered = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     if options.out is not None:  # last, so that a mistake that shows only now leaves no file
         options.out.parent.mkdir(parents=True, exist_ok=True)
         save_steering(options.out, steering, model, scope=scope, data_hashes={"data": data_hash})

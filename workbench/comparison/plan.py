@@ -105,7 +105,7 @@ def arms_of_spec(spec: Spec) -> tuple[MethodCard, ...]:
         if name not in controls:
             raise SpecError(f"unknown control {name!r}; choose from {', '.join(controls)}")
     wanted = controls if spec.controls is None else (UNSTEERED, *spec.controls)
-    return methods + tuple(CONTROLS[name] for name in controls if name in wanted)
+    return methods + tuple(CONTROLS[name] for name in dict.fromkeys(wanted))
 
 
 def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:

@@ -224,7 +224,7 @@ def _facts_of(
     for split in splits:
         check_subjects(task.name, split, items[split])
     prompts = [item.prompt for chosen in items.values() for item in chosen]
-    lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    lengths = [len(model.text.ids(prompt)) for prompt in prompts]
     is_prompted = has_instruction(task.task)
     reasons = {arm.name: unmet(arm, data, has_instruction=is_prompted, lengths=lengths) for arm in arms_of_spec(spec)}
     return TaskFacts(

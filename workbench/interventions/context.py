@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -147,7 +148,7 @@ class FitContext:
 
     def draw(self, number: int) -> np.random.Generator:
         """The generator of one random draw of a control."""
-        return np.random.default_rng([self.seed, number, 7])
+        return np.random.default_rng([self.seed, number, 7 if self.collected is None else crc32(self.domain.encode())])
 
     def _some(self, items: Sequence[Item]) -> list[Item]:
         """At most `n_fit` items, drawn by the seed, in their own order."""

@@ -266,19 +266,18 @@ def prompt_batch(model: HookedModel, prompts: Sequence[ContrastPrompt], *, equal
             f"prompts have {counts[0]} to {counts[-1]} tokens, but this method is tied to positions; choose prompts of "
             "one length, or use DynScalar"
         )
-    answers = {word: model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in _words(prompts)}
-    long = [word for word, ids in answers.items() if len(ids) != 1]
-    if long:
-        raise SteeringError(f"answers must be single tokens, {long[0]!r} has {len(answers[long[0]])}; choose another")
-    return PromptBatch(
-        tokens,
-        torch.tensor([answers[prompt.correct][0] for prompt in prompts], device=model.device),
-        torch.tensor([answers[prompt.wrong][0] for prompt in prompts], device=model.device),
+    correct, wrong = (
+        torch.tensor([_single_token(model, one.prompt, getattr(one, side)) for one in prompts], device=model.device)
+        for side in ("correct", "wrong")
     )
+    return PromptBatch(tokens, correct, wrong)
 
 
-def _words(prompts: Sequence[ContrastPrompt]) -> list[str]:
-    return sorted({word for prompt in prompts for word in (prompt.correct, prompt.wrong)})
+def _single_token(model: HookedModel, prompt: str, answer: str) -> int:
+    ids = model.text.after(prompt, answer)
+    if len(ids) != 1:
+        raise SteeringError(f"answers must be single tokens, {answer!r} has {len(ids)}; choose another")
+    return ids[0]
 
 
 def _minimise(
