@@ -1,5 +1,6 @@
 """Loading saved steerings; `save_steering` writes them."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -10,21 +11,28 @@ from workbench.interventions.base import Artefact, Combination, Scope, Steering,
 from workbench.interventions.files import FileError, read_file
 from workbench.interventions.headers import check_header, rebuild
 from workbench.interventions.methods import steering_classes
-from workbench.models import HookedModel
+from workbench.models import HookedModel, differences
 
 
-def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] | None = None) -> Artefact:
+def load_steering(
+    path: str | Path,
+    model: HookedModel,
+    kinds: tuple[type[Steering], ...] | None = None,
+    *,
+    allow_other_weights: bool = False,
+) -> Artefact:
     """Read a steering of one of `kinds` (all methods by default), or a combination of such.
 
-    Raises `SteeringError` if the file is damaged, unknown or of another model.
+    Raises `SteeringError` if the file is damaged, unknown or of another model. `allow_other_weights` takes it for a
+    sibling too, such as a fine-tune of the model that it was fitted on: layers, width and tokenizer have to be the
+    same. That it was used so stands in the header as `other_weights`, and is warned.
     """
     try:
         tensors, header = read_file(path)
     except FileError as error:
         raise SteeringError(str(error)) from error
     check_header(path, header)
-    if header["fingerprint"] != model.fingerprint:
-        raise SteeringError(f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}")
+    _check_model(path, header, model, allow_other_weights)
     known = {kind.__name__: kind for kind in (steering_classes() if kinds is None else kinds)}
     steering = _read(path, header, tensors, "", known)
     if header["sites"] != [str(site) for site in steering.sites]:
@@ -33,6 +41,23 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
     where = header["scope"]["where"]
     scope = Scope(where if where in get_args(Where) else tuple(where), tuple(header["scope"]["exclude"]))
     return Artefact(steering, scope, header)
+
+
+def _check_model(path: str | Path, header: dict[str, Any], model: HookedModel, allow_other_weights: bool) -> None:
+    """Raise unless a steering is of this model, or of a sibling where that is allowed, which is noted in the header."""
+    is_same = header["fingerprint"] == model.fingerprint
+    found = differences(header["made_with"], model, is_same_model=is_same)
+    if is_same and found:
+        raise SteeringError(f"{path} was fitted on this model under other settings: {'; '.join(found)}")
+    if is_same:
+        return
+    told = f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}"
+    if not allow_other_weights:
+        raise SteeringError(f"{told}; if that is a sibling of it, allow other weights (--allow-other-weights)")
+    if found:
+        raise SteeringError(f"{told}, and it is no sibling: {'; '.join(found)}")
+    header["other_weights"] = {"name": model.name, "fingerprint": model.fingerprint}
+    warnings.warn(f"{told}; used all the same, as asked", stacklevel=3)
 
 
 def _read(

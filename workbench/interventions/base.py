@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.interventions.files import plain_value, write_file
-from workbench.models import Call, HookedModel, HookFunction
+from workbench.models import Call, HookedModel, HookFunction, provenance
 from workbench.records import Site, Where
 
 # One number, one per absolute position (from 0; later positions are not edited), or a function of absolute positions.
@@ -437,6 +437,7 @@ def save_steering(
         "scope": plain_value(asdict(scope)),
         "model": model.name,
         "fingerprint": model.fingerprint,
+        "made_with": provenance(model),
         "data": dict(data_hashes or {}),
     }
     write_file(path, tensors, header)

@@ -173,14 +173,19 @@ class HookedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of architecture, tokenizer and weights (as bfloat16, so that the loading dtype does not matter)."""
+        """Hash of architecture, rope and norm settings, tokenizer, weights and saved buffers.
+
+        Values count as bfloat16, so that the loading dtype does not matter.
+        """
         digest = hashlib.sha256()
         config = self.hf_model.config.get_text_config().to_dict()
-        shape = {key: config[key] for key in sorted(config) if key.startswith(("num_", "hidden_", "vocab", "inter"))}
+        shape = {key: config[key] for key in sorted(config) if _tells_apart(key)}
         digest.update(json.dumps(shape, default=str).encode())
         digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         # Module names change when a model is wrapped, and with TransformerLens; the set of weights does not.
-        weights = (weight.detach().to("cpu", torch.bfloat16).contiguous() for weight in self.hf_model.parameters())
+        stored = self.hf_model.state_dict(keep_vars=True).values()  # weights and the buffers that are saved
+        distinct = {id(value): value for value in stored if isinstance(value, Tensor) and bool(value.any())}.values()
+        weights = (value.detach().to("cpu", torch.bfloat16).contiguous() for value in distinct)
         for one in sorted(hashlib.sha256(weight.view(torch.uint8).numpy().tobytes()).digest() for weight in weights):
             digest.update(one)
         return digest.hexdigest()[:32]
@@ -534,6 +539,14 @@ class HookedModel:
         unknown = [name for name in names if name not in self.bridge.hook_dict]
         if unknown:
             raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
+
+
+def _tells_apart(key: str) -> bool:
+    """Whether a setting of a config changes what the same weights compute."""
+    return key.startswith(("num_", "hidden_", "vocab", "inter")) or any(
+        part in key
+        for part in ("rope", "norm", "eps", "theta", "softcap", "scal", "sliding", "layer_types", "multiplier")
+    )
 
 
 def _d_head(config: Any, d_model: int, n_heads: int) -> int:

@@ -33,6 +33,7 @@ BUILTIN = "builtin"
 UNUSABLE = {
     "BertLMHeadModel": "an encoder, whose tokens see those that follow",
     "DeepseekV4ForCausalLM": "several residual streams per block, so block outputs have no single basis",
+    "FalconMambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
     "HrmTextForCausalLM": "its blocks run several times per pass, so a block output is not one value",
     "OuroForCausalLM": "its blocks run several times per pass, so a block output is not one value",
 }
@@ -235,12 +236,18 @@ def wrap(
     model.eval().requires_grad_(False)
     plain = checking.plain_pass(model, name) if self_check else None
     attention = model.config.get_text_config()._attn_implementation
-    bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=name)
-    if attention not in (None, "eager") and use_native_attention(model):
-        model.set_attn_implementation(attention)
-    hooked = HookedModel(bridge, tokenizer, name, bos=bos, before=before)
-    if plain is not None:
-        hooked.checks.update(checking.self_check(hooked, plain))
+    try:
+        bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=name)
+        if attention not in (None, "eager") and use_native_attention(model):
+            model.set_attn_implementation(attention)
+        hooked = HookedModel(bridge, tokenizer, name, bos=bos, before=before)
+        if plain is not None:
+            hooked.checks.update(checking.self_check(hooked, plain))
+    except ModelError:
+        raise
+    except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{name}: TransformerLens 4.3 cannot run this {architecture}: {reason}") from error
     return hooked
 
 

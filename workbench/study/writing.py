@@ -15,7 +15,7 @@ from workbench.dimensions.labels import label_curve, label_frame
 from workbench.environment import library_versions, platform_facts
 from workbench.interventions import UNSTEERED
 from workbench.masking.tables import criticality_tables, save_criticality
-from workbench.models import HookedModel
+from workbench.models import HookedModel, provenance
 from workbench.records import SPLITS, Prompt, save_record, save_table, to_plain, write_json
 from workbench.records.tables import write_csv
 from workbench.runs import MASKING, profile_frame
@@ -98,6 +98,7 @@ def manifest(
             "d_model": model.d_model,
             "vocabulary": model.vocabulary_size,
             "context": model.context_length,
+            **provenance(model),
         },
         "data": {"corpus": corpus_hash(prompts), "neutral": corpus_hash(neutral_prompts()), "documents": counts},
         "versions": library_versions(),
