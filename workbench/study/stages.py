@@ -26,7 +26,7 @@ from workbench.records import (
 )
 from workbench.study.certainty import Certainty, assess
 from workbench.study.settings import PRESETS, Settings, exam_items
-from workbench.tasks.classifier import ClassifierReport
+from workbench.tasks.judges import ClassifierReport
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]

@@ -17,8 +17,8 @@ from workbench.corpus import load_corpus, neutral_prompts
 from workbench.models import HookedModel
 from workbench.records import Pair, Prompt
 from workbench.tasks.base import FittingData, ItemSet, TaskError, TaskItem
-from workbench.tasks.fitting import classifier_for
 from workbench.tasks.generation import DomainJudge, WritingTask
+from workbench.tasks.judges import fit_classifier
 from workbench.tasks.passages import PassageTask
 from workbench.tasks.persona import persona_task
 from workbench.tasks.questions import LETTERS, LetteredQuestion, QuestionTask, question_fitting
@@ -62,7 +62,7 @@ def domain_share(
     return WritingTask(
         name,
         ItemSet(name, tuple(items)),
-        DomainJudge(domain, classifier_for(prompts)),
+        DomainJudge(domain, fit_classifier(prompts)),
         domain_fitting(domain, prompts),
         n_tokens=N_NEW_TOKENS,
         temperature=1.0,
