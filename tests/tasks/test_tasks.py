@@ -287,14 +287,14 @@ def test_the_direction_says_what_is_wanted(direction: str, primary: str, higher:
 def test_the_classifier_tells_wordings_of_other_people_apart() -> None:
     from pathlib import Path
 
-    from training.refusal_classifier import other_wordings
-    from workbench.tasks.refusal import COMPLIES, REFUSES, verdicts
+    from training.refusal_sentences import other_wordings
+    from workbench.tasks.refusal import COMPLIES, REFUSES
 
     path = Path(__file__).parents[3] / "shared" / "pairs" / "refusal.json"
     if not path.is_file():
         pytest.skip("the reference pairs are not on this machine")
     texts, labels = other_wordings(path)
-    right = np.array(verdicts(refusal_classifier(), texts, (REFUSES, COMPLIES))) == np.array(labels)
+    right = np.array(refusal_classifier().predict(texts, (REFUSES, COMPLIES))) == np.array(labels)
     assert all(right[np.array(labels) == label].mean() > 0.7 for label in (REFUSES, COMPLIES))
 
 

@@ -17,9 +17,8 @@ from workbench.corpus import load_corpus, neutral_prompts
 from workbench.models import HookedModel
 from workbench.records import Pair, Prompt
 from workbench.tasks.base import FittingData, ItemSet, TaskError, TaskItem
-from workbench.tasks.classifier import DomainClassifier
-from workbench.tasks.fitting import classifier_for
 from workbench.tasks.generation import DomainJudge, WritingTask
+from workbench.tasks.judges import DomainClassifier, fit_classifier
 from workbench.tasks.passages import PassageTask
 from workbench.tasks.persona import persona_task
 from workbench.tasks.questions import LETTERS, LetteredQuestion, QuestionTask, question_fitting
@@ -73,7 +72,7 @@ def domain_share(
     return WritingTask(
         name,
         ItemSet(name, tuple(items)),
-        DomainJudge(domain, classifier or classifier_for(prompts)),
+        DomainJudge(domain, classifier or fit_classifier(prompts)),
         domain_fitting(domain, prompts),
         n_tokens=n_tokens,
         temperature=1.0,

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from workbench.interventions import Scope, Where
 from workbench.models import HookedModel
 from workbench.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
-from workbench.tasks.classifier import DomainClassifier
+from workbench.tasks.judges import DomainClassifier
 from workbench.tasks.metrics import PLAIN, Part, is_repetitive
 from workbench.tasks.scoring import continuations
 
