@@ -7,14 +7,15 @@ import pytest
 
 from tests.tiny import tiny_model
 from workbench.activations import collect
-from workbench.comparison.arms import domain_directions, on_dimensions
+from workbench.comparison.arms import domain_directions
 from workbench.comparison.tables import Outcomes
 from workbench.dimensions import find_dcds
 from workbench.interventions import steer
+from workbench.interventions.controls import on_dimensions
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Contrast, PooledRows, Prompt
 from workbench.study.steering import METHODS, SteeringSizes, compare_on_corpus, report_on_classifier, steering_run
-from workbench.tasks.fitting import classifier_for
+from workbench.tasks.judges import fit_classifier
 from workbench.tasks.metrics import passage_losses, passage_tokens
 
 SIZES = SteeringSizes(
@@ -54,7 +55,7 @@ def rows(model: HookedModel) -> PooledRows:
 
 @pytest.fixture(scope="module")
 def outcomes(model: HookedModel, rows: PooledRows) -> Outcomes:
-    options = {"kl_levels": (0.1,), "k": K, "seed": 3, "classifier": classifier_for(prompts())}
+    options = {"kl_levels": (0.1,), "k": K, "seed": 3, "classifier": fit_classifier(prompts())}
     run = steering_run(model, prompts(), neutral(), rows, SIZES, **options)
     return compare_on_corpus(run, neutral())
 
@@ -106,7 +107,7 @@ def test_cds_is_compared_with_every_other_arm(outcomes: Outcomes) -> None:
 
 
 def test_the_classifier_is_judged_on_held_out_and_on_own_text(model: HookedModel) -> None:
-    classifier = classifier_for(prompts())
+    classifier = fit_classifier(prompts())
     report = report_on_classifier(model, classifier, prompts(), SIZES, 3)
     held_out = [prompt for prompt in prompts() if prompt.split == "test"]
     right = [classifier.predict([prompt.text])[0] == prompt.domain for prompt in held_out]

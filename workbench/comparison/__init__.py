@@ -3,8 +3,7 @@
 from workbench.comparison.api import Comparison, compare
 from workbench.comparison.budgets import Budget, find_strength, find_strengths, kl_budget
 from workbench.statistics import Interval, paired_interval
-from workbench.tasks.classifier import ClassifierReport, DomainClassifier, load_classifier, save_classifier
-from workbench.tasks.fitting import classifier_for, fit_classifier
+from workbench.tasks.judges import ClassifierReport, DomainClassifier, fit_classifier
 from workbench.tasks.metrics import (
     NeutralText,
     StackedSteering,
@@ -24,7 +23,6 @@ __all__ = [
     "Interval",
     "NeutralText",
     "StackedSteering",
-    "classifier_for",
     "compare",
     "find_strength",
     "find_strengths",
@@ -32,11 +30,9 @@ __all__ = [
     "generate_stacked",
     "is_repetitive",
     "kl_budget",
-    "load_classifier",
     "paired_interval",
     "passage_losses",
     "passage_tokens",
-    "save_classifier",
     "token_kl",
     "token_losses",
 ]
