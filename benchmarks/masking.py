@@ -46,11 +46,7 @@ def prompts_of_length(model: HookedModel, length: int, n: int) -> list[Prompt]:
 
     A text may have a few tokens more than were cut.
     """
-    ids = [
-        token
-        for prompt in load_corpus("builtin")
-        for token in model.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-    ]
+    ids = [token for prompt in load_corpus("builtin") for token in model.text.ids(prompt.text)]
     return [
         Prompt(model.decode(ids[start : start + length - 1]), "law", f"law/{start}", "identify")
         for start in range(0, n * length, length)

@@ -37,7 +37,7 @@ def rows_of(model: HookedModel, n_rows: int) -> list[Prompt]:
     """Rows of exactly `ROW` tokens with BOS, cut from the built-in passages, as prompts of seven domains."""
     prompts, by_domain = load_corpus("builtin"), {}
     for prompt in prompts:
-        ids = model.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        ids = model.text.ids(prompt.text)
         by_domain.setdefault(prompt.domain, []).extend(ids)
     rows = []
     for index in range(n_rows):

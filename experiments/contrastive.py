@@ -70,7 +70,7 @@ def methods_of(model: HookedModel, prompts: Sequence[Prompt], domain: str, dcds:
 
 
 def _first_tokens(model: HookedModel, text: str, n: int) -> str:
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][:n]
+    ids = model.text.ids(text)[:n]
     return model.decode(ids)
 
 

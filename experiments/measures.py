@@ -56,7 +56,7 @@ def next_logits(
 
 def first_tokens(model: HookedModel, texts: Sequence[str]) -> Tensor:
     """The id with which each text begins."""
-    return torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in texts])
+    return torch.tensor([model.text.ids(text)[0] for text in texts])
 
 
 def is_chosen(model: HookedModel, items: Sequence[BehaviourItem], logits: Tensor) -> np.ndarray:

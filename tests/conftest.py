@@ -35,7 +35,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Dimension `LAW_DIMENSION` is large on the words of law, `SCIENCE_DIMENSION` on those of science.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
@@ -46,6 +46,9 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     fast.save_pretrained(folder)
     with torch.random.fork_rng():

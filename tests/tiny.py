@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -13,7 +13,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from workbench.models import HookedModel, wrap_model
+from workbench.models import HookedModel, wrap
 
 WORDS = ("the", "court", "shall", "cell", "of", "a", "sum", "is", "river", "and", "it", "was", ".", "court's", "x", "y")
 VOCABULARY = {token: index for index, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *WORDS))}
@@ -52,6 +52,10 @@ def tiny_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
     """One token per word, split at blanks."""
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>" if bos else None,
@@ -65,10 +69,10 @@ def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 6.0, bos:
     """A wrapped random model; weights are scaled up so that edits and contexts visibly change the logits."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation="eager")
+        model = AutoModelForCausalLM.from_config(tiny_config(family))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(scale)
     model.generation_config.eos_token_id = None  # random models would stop at random
-    return wrap_model(model, tiny_tokenizer(bos=bos), name=f"tiny-{family}")
+    return wrap(model, tiny_tokenizer(bos=bos), name=f"tiny-{family}")

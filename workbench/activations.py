@@ -61,7 +61,7 @@ def batches(
     for indices in groups.values():
         for rows, _ in passes([len(prompts[index].text) for index in indices], batch_size):
             chosen = [indices[row] for row in rows]
-            yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate)
+            yield chosen, model.tokenize([prompts[index].text for index in chosen], truncate=truncate, literal=True)
 
 
 def stream(

@@ -53,18 +53,12 @@ class RequestRunner:
     @property
     def prefix(self) -> int:
         """What stands in front of a text without context: BOS, or the end marker where a family has none."""
-        tokenizer = self.model.tokenizer
-        return tokenizer.bos_token_id if self.model.has_bos else tokenizer.eos_token_id
-
-    def encode(self, text: str) -> list[int]:
-        return list(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        bos, eos = self.model.tokenizer.bos_token_id, self.model.tokenizer.eos_token_id
+        return eos if bos is None else bos
 
     def context(self, text: str) -> list[int]:
-        """Token ids of a context; BOS first and once where the family has one."""
-        ids = self.encode(text)
-        if not ids or (self.model.has_bos and ids[0] != self.prefix):
-            ids = [self.prefix, *ids]
-        return ids
+        """Token ids of a context, with what the BOS rule of the model puts in front; never empty."""
+        return self.model.text.encode(text) or [self.prefix]
 
     @contextmanager
     def steered(self, batch: Tokens, heads: Tensor, *, n_generated: int = 0) -> Iterator[None]:
@@ -129,19 +123,19 @@ class RequestRunner:
             batch = self.model.pad(rows, side="left")
             with self.steered(batch, batch.lengths, n_generated=n_new):
                 written = self.model.generate(batch, max_new_tokens=n_new, temperature=temperature)
-            texts += [_before(self.model.decode(ids), [stops] if isinstance(stops, str) else stops) for ids in written]
+            texts += [
+                _before(self.model.decode(ids, after=text), [stops] if isinstance(stops, str) else stops)
+                for text, ids in zip(contexts[some], written, strict=True)
+            ]
         return texts
 
 
 def split_pair(runner: RequestRunner, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Context and continuation, tokenised together and split, with blanks between them counted to the continuation."""
+    """Context and continuation, tokenised as one and cut after the context (see `TextCodec.split`)."""
     if not context:
-        return [runner.prefix], runner.encode(continuation)
-    n_blanks = len(context) - len(context.rstrip())
-    if n_blanks:
-        context, continuation = context[:-n_blanks], context[-n_blanks:] + continuation
-    head, whole = runner.context(context), runner.context(context + continuation)
-    return head, whole[len(head) :]
+        return [runner.prefix], runner.model.text.ids(continuation)
+    head, tail = runner.model.text.split(context, continuation)
+    return head or [runner.prefix], tail
 
 
 def _cut(head: list[int], tail: list[int], context_length: int) -> tuple[list[int], list[int]]:
@@ -309,7 +303,7 @@ def _language_model(runner: RequestRunner) -> Any:
             totals = []
             for request in requests:
                 windows = utils.get_rolling_token_windows(
-                    runner.encode(request.args[0]), runner.prefix, runner.model.context_length - 1, 1
+                    runner.model.text.ids(request.args[0]), runner.prefix, runner.model.context_length - 1, 1
                 )
                 rows = [utils.make_disjoint_window(window) for window in windows]
                 totals.append(sum(total for total, _ in runner.score([(list(a), list(b)) for a, b in rows])))

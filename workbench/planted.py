@@ -27,12 +27,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from workbench.models import HookedModel, wrap_model
+from workbench.models import HookedModel, wrap
 from workbench.records import Prompt, Split
 from workbench.token_classes import TOPICS, class_members
 
@@ -260,7 +260,6 @@ def _build(
         bos_token_id=BOS,
         eos_token_id=2,
     )
-    config._attn_implementation = "eager"
     with torch.random.fork_rng():
         model = LlamaForCausalLM(config)
     embedding = _embedding(truth, words, d_model, rng)
@@ -272,7 +271,7 @@ def _build(
     weights["lm_head.weight"] = _unembedding(truth, words, followers, embedding, confusion)
     _write_sink_head(weights, truth, embedding, confusion)
     model.load_state_dict(weights)
-    return wrap_model(model, _tokenizer(vocabulary), name=f"planted-{truth.seed}")
+    return wrap(model, _tokenizer(vocabulary), name=f"planted-{truth.seed}")
 
 
 def _embedding(truth: PlantedTruth, words: _Words, d_model: int, rng: np.random.Generator) -> Float[Tensor, "vocab d"]:
@@ -348,6 +347,9 @@ def _tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="<s> $A", special_tokens=[("<s>", BOS)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )

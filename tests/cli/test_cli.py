@@ -229,7 +229,7 @@ def test_an_interrupt_leaves_no_run(
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "measure_steering", interrupt)
+    monkeypatch.setattr(stages, "compare_on_corpus", interrupt)
     outcome = command("study", *on_tiny, "--quick", "--out", "runs/study")
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "workbench: interrupted; nothing was written"

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from tests.tiny import tiny_model
 from workbench.interventions import ActAdd, ContrastiveAddition, Scope, SteeringError, load_steering, save_steering
+from workbench.models import load_model
+from workbench.records import Site
 
 Metadata = dict[str, str]
 Tensors = dict[str, torch.Tensor]
@@ -96,3 +98,28 @@ def test_a_steering_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(SteeringError, match="does not fit"):
         save_steering(path, ContrastiveAddition(torch.ones(17), 1), tiny_model("llama"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sibling_is_taken_only_where_that_is_allowed_and_it_is_noted(tmp_path: Path) -> None:
+    base, sibling = tiny_model("llama"), tiny_model("llama", seed=1)
+    path = tmp_path / "one.safetensors"
+    save_steering(path, ContrastiveAddition(torch.ones(16), 1), base)
+    with pytest.raises(SteeringError, match="--allow-other-weights"):
+        load_steering(path, sibling)
+    with pytest.warns(UserWarning, match="used all the same"):
+        artefact = load_steering(path, sibling, allow_other_weights=True)
+    assert artefact.header["other_weights"]["fingerprint"] == sibling.fingerprint
+    with pytest.raises(SteeringError, match=r"no sibling: layers \d+ there"):
+        load_steering(path, load_model(), allow_other_weights=True)
+
+
+def test_settings_that_weights_do_not_show_are_noticed(tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    path = tmp_path / "one.safetensors"
+    save_steering(path, ContrastiveAddition(torch.ones(16), 1), base)
+    with (  # an edit stands for another RoPE
+        base.hooked({Site("resid_pre", 0): lambda values, *_: values + 1.5}, editing=True),
+        pytest.raises(SteeringError, match="under other settings: probe logits differ"),
+    ):
+        load_steering(path, base)
+    load_steering(path, base)

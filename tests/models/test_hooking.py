@@ -17,7 +17,7 @@ from tests.interventions import laws
 from tests.tiny import tiny_model
 from workbench.interventions import ContrastiveAddition, steer
 from workbench.interventions.base import Combination, Steering, SteeringHandle
-from workbench.models import HookedModel, ModelError, wrap_model
+from workbench.models import HookedModel, ModelError, wrap
 from workbench.records import Site
 
 SITES = [Site("resid_post", 0), Site("mlp_out", 1)]
@@ -138,7 +138,7 @@ def test_a_second_thread_is_refused_while_one_steers(name: str) -> None:
 
 def test_a_second_wrapper_of_one_model_is_the_same_model() -> None:
     model = tiny_model("llama")
-    other = wrap_model(model.hf_model, model.tokenizer, self_check=False)
+    other = wrap(model.bridge, model.tokenizer)
     with steer(model, ContrastiveAddition(torch.ones(16), 1)):
         assert isinstance(in_thread(jobs(other)["steer"]), ModelError)
 

@@ -15,7 +15,7 @@ from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from workbench.activations import capture
 from workbench.comparison.api import open_model
 from workbench.comparison.spec import ModelSpec
-from workbench.models import ModelError, load_model, wrap_model
+from workbench.models import ModelError, load_model, wrap
 from workbench.records import Site
 
 TEXTS = ["the court shall sum the cell", "it was a river"]
@@ -26,7 +26,7 @@ STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
 def plain_and_hooked(request: pytest.FixtureRequest):
     torch.manual_seed(1)
     plain = AutoModelForCausalLM.from_config(tiny_config(request.param), attn_implementation="eager").eval()
-    return copy.deepcopy(plain), wrap_model(plain, tiny_tokenizer(), name=request.param)
+    return copy.deepcopy(plain), wrap(plain, tiny_tokenizer(), name=request.param)
 
 
 def test_logits_and_residuals_equal_hugging_face(plain_and_hooked) -> None:
@@ -214,7 +214,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
             load_model(str(tmp_path))
     config.write_text(json.dumps(content))
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match=r"cannot load|cut short"):
         load_model(str(tmp_path))
 
 
@@ -231,10 +231,15 @@ def test_encoder_and_unsupported_architectures_are_refused(tmp_path: Path) -> No
 
 
 def test_self_check_refuses_a_model_whose_hooks_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.models import loading
+    from workbench.models import checking
 
-    honest = loading._plain_pass
-    monkeypatch.setattr(loading, "_plain_pass", lambda model, ids: (honest(model, ids)[0] + 0.1, honest(model, ids)[1]))
+    honest = checking.plain_pass
+
+    def lie(model, name):
+        passed = honest(model, name)
+        return dataclasses.replace(passed, logits=passed.logits + 0.1)
+
+    monkeypatch.setattr(checking, "plain_pass", lie)
     with pytest.raises(ModelError, match="logits with hooks differ"):
         tiny_model("llama")
 

@@ -244,7 +244,7 @@ def interrupt(*arguments: Any, **options: Any) -> None:
     ("module", "stage"),
     [
         (stages, "collect"),
-        (stages, "measure_steering"),
+        (stages, "compare_on_corpus"),
         (stages, "measure_criticality"),
         (study, "write_report"),
     ],

@@ -228,7 +228,7 @@ def test_letters_that_the_model_cannot_tell_apart_are_refused(model: HookedModel
     items = tuple(item(name, answers=(" shall",), distractors=(" was",)) for name in "ab")
     lettered = tuple(LetteredQuestion(name, "the court", 0, 2) for name in "ab")
     with pytest.raises(TaskError, match="do not differ in their first token"):
-        QuestionTask("q", ItemSet("q", items), no_data, lettered=lettered).score(model, "test")
+        QuestionTask("q", ItemSet("q", items), no_data, lettered=lettered, letter_lead=" ").score(model, "test")
 
 
 def test_a_score_is_taken_under_whatever_steering_is_on_the_model(model: HookedModel) -> None:
@@ -329,10 +329,11 @@ def test_a_judge_without_a_verdict_is_counted_and_one_without_any_is_an_error(mo
 
 def test_dial_items_are_single_tokens_or_the_first_of_longer_answers(model: HookedModel) -> None:
     items = [
-        item("a", answers=("shall",), distractors=("was it",)),
-        item("b", answers=("it was",), distractors=("it is",)),  # the same first token
+        item("a", answers=(" shall",), distractors=(" was it",)),
+        item("b", answers=(" it was",), distractors=(" it is",)),  # the same first token
+        item("c", answers=("'s",), distractors=(" it",)),  # merges with the end of the prompt
     ]
-    assert dial_items(model, items) == (DialItem("the court", "shall", "was"),)
+    assert dial_items(model, items) == (DialItem("the court", " shall", " was"),)
 
 
 def test_same_length_keeps_the_largest_group(model: HookedModel) -> None:

@@ -15,7 +15,7 @@ from workbench.cli.mask import mask, mask_exam
 from workbench.cli.methods import fit, heads, layers, steer
 from workbench.cli.options import bundled
 from workbench.cli.paper import figures, paper
-from workbench.cli.study import doctor, find, label, study
+from workbench.cli.study import doctor, find, label, models, study
 from workbench.cli.terminal import one_line, plain_streams
 from workbench.cli.verdicts import verdict
 
@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (figures, "figures runs/study"),
         (paper, "paper runs/study --out figures --preset one-column"),
     ),
-    "Help": ((doctor, "doctor --architectures"),),
+    "Help": ((doctor, "doctor --architectures"), (models, "models")),
 }
 RESUMED = ("compare", "mask-exam")
 

@@ -20,7 +20,6 @@ from workbench.interventions import (
     steer,
 )
 from workbench.models import HookedModel, ModelError, load_model
-from workbench.models.loading import SUPPORTED_ARCHITECTURES
 from workbench.records import Dimension, DimensionStatistics, Prompt, Selection
 from workbench.records.tables import write_csv
 from workbench.study import Settings, StageProgress, load_passages, open_model, select, survey
@@ -99,9 +98,9 @@ def continuations(
         "temperature": options.temperature,
         "seed": settings.seed,
     }
-    plain = model.decode(model.generate(tokens, **generation)[0])
+    plain = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     with steer(model, steering, options.strength, scope):
-        steered = model.decode(model.generate(tokens, **generation)[0])
+        steered = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     if options.out is not None:  # last, so that a mistake that shows only now leaves no file
         options.out.parent.mkdir(parents=True, exist_ok=True)
         save_steering(options.out, steering, model, scope=scope, data_hashes={"corpus": corpus_hash(prompts)})
@@ -136,11 +135,6 @@ def fit_on_domain(
     _, rows = survey(model, identify, settings, progress)
     dimensions = [dcd.dimension for dcd in select(rows, settings.k, [selection])[options.domain, selection]]
     return CriticalDimensionSteering.fit(model, positive, negative, layers=[layer], dimensions=dimensions)
-
-
-def causal_architectures() -> list[str]:
-    """The architectures that TransformerLens supports and that are language models without an encoder."""
-    return sorted(name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel")))
 
 
 def builtin_model_check() -> Check:

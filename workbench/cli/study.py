@@ -63,12 +63,14 @@ def doctor(
     architectures: Annotated[bool, typer.Option("--architectures", help="List the supported architectures.")] = False,
 ) -> None:
     """Check the installation: versions, device, built-in model, cache, figure export."""
-    from workbench.cli.jobs import builtin_model_check, causal_architectures
+    from workbench.cli.jobs import builtin_model_check
     from workbench.cli.output import no_other_bars
     from workbench.environment import environment_checks
 
     if architectures:
-        typer.echo("\n".join(causal_architectures()))
+        from workbench.models.listing import supported_families
+
+        typer.echo("\n".join(supported_families()))
         return
     no_other_bars()
     checks = [*environment_checks(), builtin_model_check()]
@@ -77,3 +79,14 @@ def doctor(
         typer.echo(f"{mark} {check.name}: {check.detail}")
     if not all(check.is_ok for check in checks if check.needed):
         raise typer.Exit(1)
+
+
+def models() -> None:
+    """List the models that can be used here without a download."""
+    from workbench.models.listing import available_models
+
+    listed = available_models()
+    width = max(len(model.name) for model in listed)
+    for model in listed:
+        typer.echo(f"{'ok' if model.is_ready else '-':4}{model.name:{width}}  {model.detail}")
+    typer.echo("A folder, a GGUF file or an adapter folder can be named by its path instead.")

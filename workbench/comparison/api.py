@@ -126,7 +126,7 @@ def _positions(model: HookedModel, task: Task, kind: TaskKind) -> float:
     if kind.name == "domain-loss":
         return kind.n_positions
     items = task.items("tune")[:32]
-    lengths = [len(model.tokenizer(item.prompt, add_special_tokens=False)["input_ids"]) for item in items]
+    lengths = [len(model.text.ids(item.prompt)) for item in items]
     texts = [1 if kind.n_new else len(item.answers) + len(item.distractors) for item in items]
     return float(np.mean(np.array(lengths) * np.array(texts)))
 

@@ -38,6 +38,7 @@ class ArmKind:
 METHOD_KINDS: tuple[ArmKind, ...] = (
     ArmKind("cds", "method", "texts", "layer", takes_count=True),
     ArmKind("cds-discrimination", "method", "texts", "layer", takes_count=True),
+    ArmKind("cds-both", "method", "texts", "layer", takes_count=True),
     ArmKind("whole-dimension", "method", "texts", "layer"),
     ArmKind("austeer", "method", "pairs", "layer", takes_count=True, fit="per setting"),
     ArmKind("actadd", "method", "pairs", "layer", fit="per setting"),

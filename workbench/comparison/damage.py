@@ -124,7 +124,7 @@ def text_damage(model: HookedModel, prompts: Sequence[str], written: Sequence[Se
     """Measure generated token ids; call it without steering on the model, since `loss` is the unsteered model's."""
     if len(prompts) != len(written) or not written:
         raise ValueError(f"damage needs as many texts as prompts, got {len(written)} for {len(prompts)}")
-    texts = [model.decode(ids) for ids in written]
+    texts = [model.decode(ids, after=prompt) for prompt, ids in zip(prompts, written, strict=True)]
     pairs = [(prompt, ids) for prompt, ids in zip(prompts, written, strict=True) if ids]
     losses = np.full(len(written), np.nan)
     losses[[bool(ids) for ids in written]] = continued_losses(model, pairs) if pairs else []

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -12,7 +13,13 @@ from torch import Tensor
 
 from workbench.activations import collect
 from workbench.comparison.arm_kinds import ARM_KINDS, counts_of
-from workbench.comparison.arms import largest_dimensions, on_dimensions, random_dimensions, row_difference
+from workbench.comparison.arms import (
+    domain_directions,
+    largest_dimensions,
+    on_dimensions,
+    random_dimensions,
+    row_difference,
+)
 from workbench.dimensions import find_dcds
 from workbench.interventions import (
     ITI,
@@ -67,11 +74,15 @@ class FitContext:
     n_fit: int
     n_dial: int = 32
     dial_steps: int = 60
+    collected: PooledRows | None = None
+    domain: str = WANTED
     fits: dict[tuple[str, int, int], dict[str, Steering]] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> PooledRows:
-        """Pooled rows of the texts, the wanted ones as one domain and the others as another."""
+        """Pooled rows: those collected before, or of the texts, the wanted ones as one domain."""
+        if self.collected is not None:
+            return self.collected
         sides = ((WANTED, self._some(self.data.positive)), (OTHER, self._some(self.data.negative)))
         prompts = [
             Prompt(text, domain, f"{domain}/{index}", "identify")
@@ -87,6 +98,8 @@ class FitContext:
     @cached_property
     def directions(self) -> Float[Tensor, "layer d_model"]:
         """Per layer: mean of the wanted texts minus mean of the others, in activation units."""
+        if self.collected is not None:
+            return domain_directions(self.collected)[self.domain]
         return self.difference(self.is_wanted)
 
     def difference(self, chosen: Bool[np.ndarray, "text"]) -> Float[Tensor, "layer d_model"]:
@@ -109,7 +122,7 @@ class FitContext:
         """The domain-critical dimensions of the wanted texts; raises where the selection is empty."""
         k = min(k, self.model.d_model)
         found = find_dcds(self.rows, k=k, selection=selection)
-        chosen = tuple(dcd.dimension for dcd in found if dcd.domain == WANTED)
+        chosen = tuple(dcd.dimension for dcd in found if dcd.domain == self.domain)
         if not chosen:
             raise NotApplicable("no dimension is active in 30 % more of the wanted texts than of the others")
         return chosen
@@ -124,7 +137,7 @@ class FitContext:
         return _scope(arm, self)
 
     def draw(self, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, number, 7])
+        return np.random.default_rng([self.seed, number, 7 if self.collected is None else crc32(self.domain.encode())])
 
     def _some(self, items: Sequence[Item]) -> list[Item]:
         """At most `n_fit` items, drawn by the seed, in their own order."""
@@ -161,6 +174,10 @@ def _cds(ground: FitContext, k: int, draw: int) -> AtLayer:
 
 def _cds_discrimination(ground: FitContext, k: int, draw: int) -> AtLayer:
     return _restricted(ground, ground.dimensions(k, "discrimination"))
+
+
+def _cds_both(ground: FitContext, k: int, draw: int) -> AtLayer:
+    return _restricted(ground, ground.dimensions(k, "both"))
 
 
 def _whole(ground: FitContext, k: int, draw: int) -> AtLayer:
@@ -249,6 +266,7 @@ def _sadi(ground: FitContext, k: int) -> list[Variant]:
 _FITS_BY_LAYER: dict[str, Callable[[FitContext, int, int], AtLayer]] = {
     "cds": _cds,
     "cds-discrimination": _cds_discrimination,
+    "cds-both": _cds_both,
     "whole-dimension": _whole,
     "austeer": _austeer,
     "actadd": _actadd,

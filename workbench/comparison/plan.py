@@ -97,7 +97,7 @@ def arms_of_spec(spec: Spec) -> tuple[ArmKind, ...]:
         if name not in controls:
             raise SpecError(f"unknown control {name!r}; choose from {', '.join(controls)}")
     wanted = controls if spec.controls is None else (UNSTEERED, *spec.controls)
-    return tuple(ARM_KINDS[name] for name in (*spec.methods, *(name for name in controls if name in wanted)))
+    return tuple(ARM_KINDS[name] for name in (*spec.methods, *dict.fromkeys(wanted)))
 
 
 def role_of(arm: str) -> Literal["method", "control"]:

@@ -216,7 +216,7 @@ def _facts_of(
     for split in splits:
         check_subjects(task.name, split, items[split])
     prompts = [item.prompt for chosen in items.values() for item in chosen]
-    lengths = [len(model.tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    lengths = [len(model.text.ids(prompt)) for prompt in prompts]
     has_words = has_instruction(task.task)
     reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
     return TaskFacts(
@@ -245,8 +245,9 @@ def has_instruction(task: Task) -> bool:
 def _fit_context(run: Run, task: ComparisonTask, data: FittingData, seed: int) -> FitContext:
     """What all arms of a task are fitted on, with one seed."""
     sizes, scope = run.spec.sizes, Scope(run.spec.scope)  # pyright: ignore[reportArgumentType]
+    given: dict[str, Any] = {} if task.collected is None else {"collected": task.collected, "domain": task.domain}
     counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
-    return FitContext(run.model, data, run.layers, run.spec.k, seed, task.pooling, scope, *counts)
+    return FitContext(run.model, data, run.layers, run.spec.k, seed, task.pooling, scope, *counts, **given)
 
 
 def _tasks_with_same_fit_data(tasks: Sequence[ComparisonTask], data: Sequence[FittingData]) -> dict[str, str]:

@@ -109,12 +109,12 @@ def _contexts(material: Material, domain: str, layer: int, end: int, dimension: 
 def _context(material: Material, value: float, prompt: int, position: int, token: int) -> TokenContext:
     assert material.model is not None
     model, address = material.model, material.prompts[prompt]
-    ids = model.tokenize([address.text], truncate=True).ids[0].tolist()
+    ids = model.tokenize([address.text], truncate=True, literal=True).ids[0].tolist()
     if position >= len(ids) or ids[position] != token:
         raise ExplorerError(f"{address.name} is not the text that the statistics were collected on; collect them again")
     texts = model.token_texts(ids)
-    if model.has_bos:
-        texts[0] = ""
+    for index in range(len(model.text.prefix)):
+        texts[index] = ""
     return TokenContext(
         token=texts[position],
         before="".join(texts[max(0, position - CONTEXT_TOKENS) : position])[-CONTEXT_BEFORE:],

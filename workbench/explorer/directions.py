@@ -66,6 +66,6 @@ def continuation(
         raise ExplorerError("there is no model to steer; pass model=workbench.load_model(...) of this run")
     tokens = model.tokenize([prompt], side="left")
     if steering is None or strength == 0.0:
-        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0])
+        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0], after=prompt)
     with steer(model, steering, strength):
-        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0])
+        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0], after=prompt)

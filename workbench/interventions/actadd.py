@@ -78,7 +78,7 @@ def _padded(model: HookedModel, texts: Sequence[str], padding: str) -> Tokens:
     tokens = model.tokenize(texts)
     if bool(tokens.mask.all()):
         return tokens
-    token = model.tokenizer(padding, add_special_tokens=False)["input_ids"]
+    token = model.text.ids(padding)
     if len(token) != 1:
         raise SteeringError(
             f"the texts have {int(tokens.lengths.min())} to {int(tokens.lengths.max())} tokens and the padding "

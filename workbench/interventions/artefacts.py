@@ -8,6 +8,7 @@ cannot silently mean something else.
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from torch import Tensor
 from workbench.interventions.base import Combination, Scope, Steering, SteeringError, Where, check_fit
 from workbench.interventions.headers import MEANING, check_header, read_header, rebuild
 from workbench.interventions.methods import METHODS
-from workbench.models import HookedModel
+from workbench.models import HookedModel, differences, provenance
 
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 2
@@ -66,6 +67,7 @@ def save_steering(
         "scope": dataclasses.asdict(scope),
         "model": model.name,
         "fingerprint": model.fingerprint,
+        "made_with": provenance(model),
         "data": dict(data_hashes or {}),
         "library": version("dcd-workbench"),
     }
@@ -83,8 +85,18 @@ def save_steering(
         raise
 
 
-def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steering], ...] = METHODS) -> Artefact:
-    """Read a steering of one of `kinds`; raises `SteeringError` if the file is damaged, unknown or of another model."""
+def load_steering(
+    path: str | Path,
+    model: HookedModel,
+    kinds: tuple[type[Steering], ...] = METHODS,
+    *,
+    allow_other_weights: bool = False,
+) -> Artefact:
+    """Read a steering of one of `kinds`; raises `SteeringError` if the file is damaged, unknown or of another model.
+
+    `allow_other_weights` takes it for a sibling too, such as a fine-tune of the model that it was fitted on: layers,
+    width and tokenizer have to be the same. That it was used so stands in the header as `other_weights`, and is warned.
+    """
     if not Path(path).is_file():
         raise SteeringError(f"{path} does not exist; fit a steering and save it first")
     try:
@@ -101,8 +113,7 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
             f"{path} has artefact version {metadata.get('version')}, this library reads {FORMAT_VERSION}; update it"
         )
     header = _intact_header(path, metadata.get("header", ""), tensors)
-    if header["fingerprint"] != model.fingerprint:
-        raise SteeringError(f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}")
+    _check_model(path, header, model, allow_other_weights)
     known = {kind.__name__: kind for kind in kinds}
     if header["operation"] not in known:
         raise SteeringError(f"{path} holds a {header['operation']}, expected one of {', '.join(known)}")
@@ -117,6 +128,23 @@ def load_steering(path: str | Path, model: HookedModel, kinds: tuple[type[Steeri
         Scope(where if where in get_args(Where) else tuple(where), tuple(header["scope"]["exclude"])),
         header,
     )
+
+
+def _check_model(path: str | Path, header: dict[str, Any], model: HookedModel, allow_other_weights: bool) -> None:
+    """Raise unless a steering is of this model, or of a sibling where that is allowed, which is noted in the header."""
+    is_same = header["fingerprint"] == model.fingerprint
+    found = differences(header["made_with"], model, is_same_model=is_same)
+    if is_same and found:
+        raise SteeringError(f"{path} was fitted on this model under other settings: {'; '.join(found)}")
+    if is_same:
+        return
+    told = f"{path} was fitted on {header['model']}, whose weights differ from those of {model.name}"
+    if not allow_other_weights:
+        raise SteeringError(f"{told}; if that is a sibling of it, allow other weights (--allow-other-weights)")
+    if found:
+        raise SteeringError(f"{told}, and it is no sibling: {'; '.join(found)}")
+    header["other_weights"] = {"name": model.name, "fingerprint": model.fingerprint}
+    warnings.warn(f"{told}; used all the same, as asked", stacklevel=3)
 
 
 def _intact_header(path: str | Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def usable_items(
 
     With `one_length` and no `length` it is the length that most items have. Raises if nothing is left.
     """
-    single = [item for item in items if all(_n_tokens(model, word) == 1 for word in (item.correct, item.wrong))]
+    single = [
+        item for item in items if all(_is_single(model, item.prompt, word) for word in (item.correct, item.wrong))
+    ]
     if not single:
         raise SteeringError(f"none of {len(items)} items has answers of one token for {model.name}; choose others")
     if not one_length:
@@ -128,5 +130,7 @@ def usable_items(
     return kept
 
 
-def _n_tokens(model: HookedModel, text: str) -> int:
-    return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _is_single(model: HookedModel, prompt: str, answer: str) -> bool:
+    """Whether an answer is one token after its prompt, apart from those of the prompt."""
+    head, tail = model.text.split(prompt, answer)
+    return len(tail) == 1 and head == model.text.encode(prompt)

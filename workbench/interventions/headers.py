@@ -40,6 +40,7 @@ class Header:
     fingerprint: Name
     data: dict[str, str]
     library: str
+    made_with: dict[str, Any]
     values: dict[str, Any] | None = None
     parts: tuple[dict[str, Any], ...] | None = None
 

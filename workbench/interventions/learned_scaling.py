@@ -131,19 +131,18 @@ def dial_batch(model: HookedModel, items: Sequence[DialItem], *, equal_length: b
             f"prompts have {counts[0]} to {counts[-1]} tokens, but this method is tied to positions; choose prompts of "
             "one length, or use DynScalar"
         )
-    answers = {word: model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in _words(items)}
-    long = [word for word, ids in answers.items() if len(ids) != 1]
-    if long:
-        raise SteeringError(f"answers must be single tokens, {long[0]!r} has {len(answers[long[0]])}; choose another")
-    return DialBatch(
-        tokens,
-        torch.tensor([answers[item.correct][0] for item in items], device=model.device),
-        torch.tensor([answers[item.wrong][0] for item in items], device=model.device),
+    correct, wrong = (
+        torch.tensor([_single_token(model, item.prompt, getattr(item, side)) for item in items], device=model.device)
+        for side in ("correct", "wrong")
     )
+    return DialBatch(tokens, correct, wrong)
 
 
-def _words(items: Sequence[DialItem]) -> list[str]:
-    return sorted({word for item in items for word in (item.correct, item.wrong)})
+def _single_token(model: HookedModel, prompt: str, answer: str) -> int:
+    ids = model.text.after(prompt, answer)
+    if len(ids) != 1:
+        raise SteeringError(f"answers must be single tokens, {answer!r} has {len(ids)}; choose another")
+    return ids[0]
 
 
 def dial_sites(model: HookedModel, layers: Sequence[int] | None) -> tuple[Site, ...]:

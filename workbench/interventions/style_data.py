@@ -38,7 +38,7 @@ def responses(
     for start in range(0, len(prompts), BATCH):
         tokens = model.tokenize(prompts[start : start + BATCH], side="left")
         rows = model.generate(tokens, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + start)
-        found += [model.decode(row) for row in rows]
+        found += [model.decode(row, after=prompts[start + index]) for index, row in enumerate(rows)]
     return found
 
 

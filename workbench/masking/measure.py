@@ -105,7 +105,8 @@ def mask_choices(
     else:
         pairs, names, owners = [(item.prompt, "") for item in items], [item.name for item in items], items
         tokens = model.tokenize([item.prompt for item in items])
-        letters = first_tokens(model, [f"{letter_lead}{text}" for text in _most_choices(items)]).tolist()
+        texts = [f"{letter_lead}{text}" for text in _most_choices(items)]
+        letters = first_tokens(model, texts, after=items[0].prompt).tolist()
     prompts = [Prompt(item.prompt, item.domain, name, item.split) for item, name in zip(owners, names, strict=True)]
 
     def score(rows: Sequence[int], masks: Variants, done: Callable[[int], None] | None = None) -> Scored:
@@ -175,7 +176,7 @@ def masked_prompts(
     """The prompts as rows whose score is the mean loss of what is predicted at the tokens `counted_at`."""
     if not prompts:
         raise ValueError("no prompts to mask; check the corpus and its split")
-    tokens = model.tokenize([prompt.text for prompt in prompts], truncate=truncate)
+    tokens = model.tokenize([prompt.text for prompt in prompts], truncate=truncate, literal=True)
     if int(tokens.lengths.min()) < 2:
         short = prompts[int(tokens.lengths.argmin())].name
         raise ValueError(f"prompt {short} has one token and therefore no loss; remove prompts this short")

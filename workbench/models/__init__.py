@@ -1,6 +1,8 @@
 """Models with hooks: the only part of the workbench that knows TransformerLens."""
 
-from workbench.models.hooked import Call, HookedModel, HookFunction, ModelError
-from workbench.models.loading import load_model, wrap_model
+from workbench.models.errors import ModelError
+from workbench.models.hooked import Call, HookedModel, HookFunction
+from workbench.models.identity import differences, provenance
+from workbench.models.loading import load_model, wrap
 
-__all__ = ["Call", "HookFunction", "HookedModel", "ModelError", "load_model", "wrap_model"]
+__all__ = ["Call", "HookFunction", "HookedModel", "ModelError", "differences", "load_model", "provenance", "wrap"]

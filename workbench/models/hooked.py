@@ -21,10 +21,13 @@ from jaxtyping import Float, Int
 from jinja2 import TemplateError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities.heterogeneous_config import safe_config_get
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from workbench.models.hooking import Claims, Hooks, ModelError
+from workbench.models.errors import ModelError, is_finite, refuse_non_finite
+from workbench.models.hooking import Claims, Hooks
+from workbench.models.modules import INSIDE_ATTENTION, ModuleTree
+from workbench.models.text import TextCodec
 from workbench.records import Site, SiteKind, Tokens
 
 HOOK_NAMES: dict[SiteKind, str] = {
@@ -64,7 +67,6 @@ class _PassState(threading.local):
 
 
 LARGEST_SEED = 2**32 - 1  # what NumPy, scikit-learn and torch all take
-BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # of the signs that byte-level tokenizers write
 
 # Names of TransformerLens that are missing here, and what stands for them.
 LENS_NAMES = {
@@ -90,25 +92,36 @@ LENS_NAMES = {
 class HookedModel:
     """A causal language model with hooks at named sites, in the raw coordinates of its Hugging Face implementation.
 
-    Made by `load_model` or `wrap_model`. Hooks live on the shared modules, so while one thread has hooks on the model,
+    Made by `load_model` or `wrap`. Hooks live on the shared modules, so while one thread has hooks on the model,
     every other one that uses it is refused. `checks` says what the load-time self-check found for every kind of site.
     """
 
-    def __init__(self, bridge: TransformerBridge, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        tokenizer: Any,
+        name: str,
+        *,
+        bos: str = "auto",
+        before: ModuleTree | None = None,
+    ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.name = name
         self.hf_model: Any = bridge.original_model
+        self._before = before
         self.checks: dict[str, str] = {}
+        self.origin: dict[str, str] = {}  # of a GGUF file: its name, digest and quantisation
         self._state = _PassState()
         self._claims = Claims.of(self.hf_model)
         config = self.hf_model.config.get_text_config()
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
-        self.n_heads: int = config.num_attention_heads
-        self.d_head: int = getattr(config, "head_dim", None) or self.d_model // self.n_heads
+        self.n_heads: int = getattr(config, "num_attention_heads", None) or 1
+        self.d_head: int = _d_head(config, self.d_model, self.n_heads)
         self.vocabulary_size: int = config.vocab_size
-        self.context_length: int = config.max_position_embeddings
+        self.context_length: int = _context_length(config, tokenizer)
+        self.text = TextCodec(tokenizer, self.hf_model.get_input_embeddings().weight.shape[0], bos)
         self._accepted = frozenset(inspect.signature(self.hf_model.forward).parameters)
 
     if not TYPE_CHECKING:  # a type checker has to see misspelt names
@@ -138,18 +151,41 @@ class HookedModel:
 
     @property
     def has_bos(self) -> bool:
-        return self.tokenizer.bos_token_id is not None
+        """Whether a token is put in front of every text; see `text.prefix` for which."""
+        return bool(self.text.prefix)
+
+    @property
+    def attention(self) -> str:
+        """Which implementation computes attention: "eager" is TransformerLens' own, anything else Hugging Face's."""
+        return self.hf_model.config.get_text_config()._attn_implementation or "eager"
+
+    def unwrap(self) -> Any:
+        """The Hugging Face model without hook points, as it was before it was wrapped; this wrapper is then of no use.
+
+        Saving needs it: a wrapped model has other module names, and `save_pretrained` would write those.
+        """
+        if self._before is None:
+            raise ModelError(
+                f"{self.name} was wrapped by somebody else, as a TransformerBridge; load it again to save it"
+            )
+        self._before.restore()
+        return self.hf_model
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of architecture, tokenizer and weights (as bfloat16, so that the loading dtype does not matter)."""
+        """Hash of architecture, rope and norm settings, tokenizer, weights and saved buffers.
+
+        Values count as bfloat16, so that the loading dtype does not matter.
+        """
         digest = hashlib.sha256()
         config = self.hf_model.config.get_text_config().to_dict()
-        shape = {key: config[key] for key in sorted(config) if key.startswith(("num_", "hidden_", "vocab", "inter"))}
+        shape = {key: config[key] for key in sorted(config) if _tells_apart(key)}
         digest.update(json.dumps(shape, default=str).encode())
         digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         # Module names change when a model is wrapped, and with TransformerLens; the set of weights does not.
-        weights = (weight.detach().to("cpu", torch.bfloat16).contiguous() for weight in self.hf_model.parameters())
+        stored = self.hf_model.state_dict(keep_vars=True).values()  # weights and the buffers that are saved
+        distinct = {id(value): value for value in stored if isinstance(value, Tensor) and bool(value.any())}.values()
+        weights = (value.detach().to("cpu", torch.bfloat16).contiguous() for value in distinct)
         for one in sorted(hashlib.sha256(weight.view(torch.uint8).numpy().tobytes()).digest() for weight in weights):
             digest.update(one)
         return digest.hexdigest()[:32]
@@ -172,7 +208,7 @@ class HookedModel:
             unit[..., dimension] = 1.0
             logits = self.hf_model.get_output_embeddings()(self.bridge.ln_final(unit)).flatten().float()
         order = logits.argsort(descending=True)
-        texts = [self._whole_text(index) for index in (*order[:n].tolist(), *order[-n:].flip(0).tolist())]
+        texts = [self.text.whole_text(index) for index in (*order[:n].tolist(), *order[-n:].flip(0).tolist())]
         return tuple(texts[:n]), tuple(texts[n:])
 
     def project_heads(self, z: Float[Tensor, "*rows width"], layer: int) -> Float[Tensor, "*rows d_model"]:
@@ -185,11 +221,17 @@ class HookedModel:
     # --- text and tokens ----------------------------------------------------------------------------------------------
 
     def tokenize(
-        self, texts: Sequence[str], *, truncate: bool = False, side: Literal["left", "right"] = "right"
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        side: Literal["left", "right"] = "right",
+        literal: bool = False,
     ) -> Tokens:
-        """Token ids of a batch, BOS first and once where the family has one; padded on `side`.
+        """Token ids of a batch, with what the model's BOS rule puts in front, once; padded on `side`.
 
-        Texts longer than the context raise, unless `truncate` asks to cut them at the end.
+        Texts longer than the context raise, unless `truncate` asks to cut them at the end. Prompts may hold control
+        tokens (chat formats do); `literal` reads those that a document quotes as plain text.
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
             raise ModelError("tokenize expects a list of at least one text; wrap a single text in a list")
@@ -200,9 +242,7 @@ class HookedModel:
             )
         rows = []
         for index, text in enumerate(texts):
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if self.has_bos and ids[:1] != [self.tokenizer.bos_token_id]:
-                ids = [self.tokenizer.bos_token_id, *ids]
+            ids = self.text.encode(text, literal=literal)
             if not ids:
                 raise ModelError(f"text {index} has no tokens; remove it")
             if len(ids) > self.context_length and not truncate:
@@ -244,28 +284,16 @@ class HookedModel:
             hint = "" if system is None else "; leave the system message out, or put it before the user's"
             raise ModelError(f"the chat template of {self.name} refuses this exchange ({error}){hint}") from error
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], *, after: str | Sequence[int] | None = None) -> str:
+        """The text of token ids; of a continuation, what it adds to the prompt (text or ids) that it stands `after`."""
+        if after is None:
+            return self.text.decode(ids)
+        return self.text.decode_after(self.text.encode(after) if isinstance(after, str) else after, ids)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of every single token; spaces and newlines are kept."""
-        distinct = {int(index): self._token_text(int(index)) for index in set(map(int, ids))}
+        distinct = {int(index): self.text.token_text(int(index)) for index in set(map(int, ids))}
         return [distinct[int(index)] for index in ids]
-
-    def _token_text(self, index: int) -> str:
-        text = self.decode([index])
-        piece = self.tokenizer.convert_ids_to_tokens(index)
-        # SentencePiece decoders drop the blank of a first token, and a token alone is always first.
-        return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
-
-    def _whole_text(self, index: int) -> str:
-        """The text of a token; where it is but a part of a character its bytes, such as ⟨e2 88⟩."""
-        text, piece = self._token_text(index), str(self.tokenizer.convert_ids_to_tokens(index))
-        if "\ufffd" not in text:
-            return text
-        if piece.startswith("<0x"):  # SentencePiece
-            return f"⟨{piece[3:-1].lower()}⟩"
-        return f"⟨{bytes(BYTES.get(sign, 0xFF) for sign in piece).hex(' ')}⟩"
 
     def _as_tokens(self, text: str | Sequence[str] | Tokens, *, side: Literal["left", "right"] = "right") -> Tokens:
         return text if isinstance(text, Tokens) else self.tokenize([text] if isinstance(text, str) else text, side=side)
@@ -303,6 +331,8 @@ class HookedModel:
             arguments["logits_to_keep"] = 1
         with torch.inference_mode(not with_gradients), self._prompts(prompt_lengths):
             logits = self.hf_model(**arguments, use_cache=False).logits
+            if not is_finite(logits):
+                self._refuse_non_finite(arguments["input_ids"], arguments.get("attention_mask"))
         if last_only and not head_last:
             last = tokens.mask.long().cumsum(dim=1).argmax(dim=1)
             logits = logits[torch.arange(len(last), device=last.device), last][:, None]
@@ -347,7 +377,8 @@ class HookedModel:
         rows = self._generate(tokens, max_new_tokens, temperature, seed, use_cache)
         if isinstance(prompt, Tokens):
             return rows
-        texts = [self.decode(row) for row in rows]
+        prompts = tokens.ids.tolist()
+        texts = [self.decode(row, after=before) for before, row in zip(prompts, rows, strict=True)]
         return texts[0] if isinstance(prompt, str) else texts
 
     def _generate(
@@ -366,8 +397,9 @@ class HookedModel:
                 f"prompt of {tokens.ids.shape[1]} tokens and {max_new_tokens} new ones do not fit the context of "
                 f"{self.context_length}"
             )
-        eos = self.hf_model.generation_config.eos_token_id
-        eos = self.tokenizer.eos_token_id if eos is None else eos
+        own = self.hf_model.generation_config
+        eos = self.tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id
+        ends = set(eos if isinstance(eos, list) else [eos])
         settings = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "use_cache": use_cache}
         if temperature > 0:
             settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -375,15 +407,32 @@ class HookedModel:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.inference_mode(), self._prompts(tokens.lengths):
             torch.manual_seed(seed)
-            output = self.hf_model.generate(
-                tokens.ids,
-                attention_mask=tokens.mask.long(),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([_refuse_no_numbers]),
-            )
-        ends = set(eos if isinstance(eos, list) else [eos])
+            # Hugging Face fills what is not stated from the model's own settings: repetition penalties, static caches,
+            # suppressed or forced tokens. None of them is wanted here.
+            self.hf_model.generation_config = GenerationConfig()
+            try:
+                output = self.hf_model.generate(
+                    tokens.ids,
+                    attention_mask=tokens.mask.long(),
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([self._finite_scores]),
+                )
+            finally:
+                self.hf_model.generation_config = own
         rows = output[:, tokens.ids.shape[1] :].tolist()
         return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+    def _finite_scores(self, ids: Tensor, scores: Tensor) -> Tensor:
+        if not is_finite(scores):
+            self._refuse_non_finite(ids, None)
+        return scores
+
+    def _refuse_non_finite(self, ids: Tensor, mask: Tensor | None) -> None:
+        seen: list[Tensor] = [torch.zeros(1)]
+        sites = self.residual_sites()
+        with self.hooked(dict.fromkeys(sites, lambda values, *_: seen.append(values.clone()))):
+            self.hf_model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        refuse_non_finite(self.name, self.dtype, seen)
 
     @contextmanager
     def _prompts(self, prompt_lengths: Tensor | None) -> Iterator[None]:
@@ -417,8 +466,12 @@ class HookedModel:
         """
         points = [(self.bridge.hook_dict[self.hook_name(site, editing=editing)], site) for site in functions]
         hooks = [(point, self._adapter(functions[site], site, editing)) for point, site in points]
-        edits = tuple(map(str, functions)) if editing else ()
-        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks, edits)
+        return self._set(hooks, tuple(map(str, functions)) if editing else ())
+
+    def _set(self, hooks: Sequence[tuple[Any, Callable[..., Any]]], edits: tuple[str, ...] = ()) -> Hooks:
+        # Both, because some families call a module inside the base model and not the base model itself.
+        modules = dict.fromkeys((self.hf_model, self.hf_model.base_model))
+        return Hooks(self._claims, tuple(modules), self._note_call, hooks, edits)
 
     def _adapter(self, function: HookFunction, site: Site, editing: bool) -> Callable[..., Tensor | None]:
         def hook(tensor: Tensor, hook: Any) -> Tensor | None:
@@ -443,7 +496,9 @@ class HookedModel:
         mask = options.get("attention_mask")
         cache = options.get("past_key_values")
         batch, length = ids.shape[:2]
-        past = 0 if cache is None else cache.get_seq_length()
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            raise ModelError("a static cache hides which tokens are padding; generate with a dynamic cache")
         if mask is None:
             mask = torch.ones(batch, past + length, dtype=torch.bool, device=ids.device)
         mask, own = mask.long(), slice(past, past + length)
@@ -473,18 +528,36 @@ class HookedModel:
         """TransformerLens' verb: hooks by name for the duration of a `with` block; unknown names raise."""
         self._check_names([name for name, _ in fwd_hooks])
         hooks = [(self.bridge.hook_dict[name], function) for name, function in fwd_hooks]
-        return Hooks(self._claims, self.hf_model.base_model, self._note_call, hooks)
+        return self._set(hooks)
 
     def _check_names(self, names: Any) -> None:
         if names is None or callable(names):
             return
+        inside = [name for name in names if name.endswith(INSIDE_ATTENTION)]
+        if inside and self.attention != "eager":
+            raise ModelError(f"{inside[0]} is seen by TransformerLens' attention only; load with attention='eager'")
         unknown = [name for name in names if name not in self.bridge.hook_dict]
         if unknown:
             raise ModelError(f"unknown hook names {unknown}; see model.bridge.hook_dict for those of {self.name}")
 
 
-def _refuse_no_numbers(ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch vocab"]) -> Tensor:
-    """A step of generation that raises where the logits of a row are NaN or infinite in sum; -inf rules tokens out."""
-    if not bool((logits.amax(dim=-1).isfinite() & ~logits.isnan().any(dim=-1)).all()):
-        raise ModelError("the logits are no finite numbers; steer less strongly, or load the model in float32")
-    return logits
+def _tells_apart(key: str) -> bool:
+    """Whether a setting of a config changes what the same weights compute."""
+    return key.startswith(("num_", "hidden_", "vocab", "inter")) or any(
+        part in key
+        for part in ("rope", "norm", "eps", "theta", "softcap", "scal", "sliding", "layer_types", "multiplier")
+    )
+
+
+def _d_head(config: Any, d_model: int, n_heads: int) -> int:
+    """Width of one head's output; that of its values where queries and values differ in width (MLA)."""
+    of_values, of_all = (safe_config_get(config, name) for name in ("v_head_dim", "head_dim"))
+    return of_values or of_all or d_model // n_heads
+
+
+def _context_length(config: Any, tokenizer: Any) -> int:
+    """Longest text in tokens; recurrent models have no limit of their own, only that of their tokenizer."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    return min(int(tokenizer.model_max_length), 2**20)

@@ -11,9 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-
-class ModelError(ValueError):
-    """A model cannot be loaded or used as asked; the message says what to do."""
+from workbench.models.errors import ModelError
 
 
 class Claims:
@@ -54,7 +52,7 @@ class Claims:
 
 
 class Hooks:
-    """A forward pre-hook on one module and forward hooks on hook points, set by `with` and removed on its end.
+    """A forward pre-hook on some modules and forward hooks on hook points, set by `with` and removed on its end.
 
     `remove()` may be called at any time, from any thread, and again. Nobody else's hooks are touched.
     """
@@ -62,20 +60,21 @@ class Hooks:
     def __init__(
         self,
         claims: Claims,
-        module: nn.Module,
+        modules: Sequence[nn.Module],
         before_pass: Callable[..., None],
         hooks: Sequence[tuple[Any, Callable[..., Any]]],
         edits: tuple[str, ...] = (),
     ) -> None:
         self.edits = edits  # sites where these hooks change something
-        self._claims, self._module, self._before_pass, self._hooks = claims, module, before_pass, hooks
+        self._claims, self._modules, self._before_pass, self._hooks = claims, modules, before_pass, hooks
         self._adding: tuple[Any, frozenset[int]] | None = None  # a point, and the hooks that it had before ours
         self._added: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
         try:
             self._claims.add(self)
-            self._module.register_forward_pre_hook(self._before_pass, with_kwargs=True)
+            for module in self._modules:
+                module.register_forward_pre_hook(self._before_pass, with_kwargs=True)
             for point, function in self._hooks:
                 self._adding = (point, frozenset(point._forward_hooks))
                 self._added.append((point, point.add_hook(function)))
@@ -105,8 +104,9 @@ class Hooks:
         for point, handle in self._added:
             handle.hook.remove()
             point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
-        hooks = self._module._forward_pre_hooks
-        for index in [index for index, hook in hooks.items() if hook is self._before_pass]:
-            self._module._forward_pre_hooks_with_kwargs.pop(index, None)
-            hooks.pop(index, None)
+        for module in self._modules:
+            hooks = module._forward_pre_hooks
+            for index in [index for index, hook in hooks.items() if hook is self._before_pass]:
+                module._forward_pre_hooks_with_kwargs.pop(index, None)
+                hooks.pop(index, None)
         self._claims.remove(self)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workbench.comparison.presets import plan
+from workbench.comparison.arm_kinds import UNSTEERED
 from workbench.corpus import neutral_prompts
 from workbench.costs import Estimate, masking_passages, mean_length, memory_of, seconds_of
 from workbench.masking.experiment import PLANS, planned_costs
@@ -19,7 +19,9 @@ from workbench.study.certainty import summarise_certainty
 from workbench.study.planting import planted_frame
 from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load_passages, open_model, planted_truth
 from workbench.study.stages import Findings, StageProgress, investigate, label, mask, select, survey, timed
+from workbench.study.steering import SIZES, steering_run
 from workbench.study.writing import manifest, source_name, write_records, write_tables
+from workbench.tasks.fitting import classifier_for
 
 __all__ = [
     "PRESETS",
@@ -85,7 +87,8 @@ def perform(
             if truth is not None:
                 write_csv(planted_frame(truth, findings), folder / "tables" / "planted.csv")
             seconds = time.perf_counter() - started
-            found = (findings.statistics.domains, findings.dcds, findings.detectors, findings.comparisons)
+            effects = [one for one in findings.steering.contrasts if one.against == UNSTEERED]
+            found = (findings.statistics.domains, findings.dcds, findings.detectors, effects)
             summary = summarise(source_name(model.name), *found, seconds)
             summary |= {
                 "classifier": findings.classifier,
@@ -102,12 +105,14 @@ def perform(
 def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings) -> Estimate:
     """Two passes over the corpus (and two over *identify* for its conditions), the steering comparison and masking."""
     preset = PRESETS[settings.preset]
-    steering = plan(model, prompts, neutral_prompts(), kl_levels=preset.kl_levels, preset=settings.preset)
+    options = {"kl_levels": preset.kl_levels, "k": settings.k, "seed": settings.seed}
+    sizes, classifier = SIZES[settings.preset], classifier_for(prompts)
+    steering = steering_run(model, prompts, neutral_prompts(), None, sizes, classifier=classifier, **options).plan
     masking = planned_costs(PLANS[preset.masking], prompts, exam_items(settings), model.d_model)
     passages = masking_passages(masking)
     n_identify = sum(prompt.split == "identify" for prompt in prompts)
     passages["read"] = 2.0 * len(prompts) + (2.0 * n_identify if preset.is_thorough else 0.0)
-    passages["masked"] += (steering.n_tokens - steering.n_generated) / mean_length(model, prompts)
+    passages["masked"] += steering.n_positions / mean_length(model, prompts)
     passages["generated"] = float(steering.n_generated)
     options = {"batch_size": settings.batch_size, "truncate": settings.truncate}
     n_columns = model.n_layers * min(model.d_model, len({prompt.domain for prompt in prompts}) * settings.k)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.activations import collect, collect_columns
-from workbench.comparison import against_unsteered, between_arms, measure_steering
+from workbench.comparison.tables import Outcomes
 from workbench.corpus import neutral_prompts
 from workbench.dimensions import find_dcds
 from workbench.dimensions.detectors import find_detectors
@@ -16,7 +16,6 @@ from workbench.masking.tables import Criticality
 from workbench.models import HookedModel
 from workbench.records import (
     SELECTIONS,
-    Comparison,
     Detector,
     Dimension,
     DimensionStatistics,
@@ -26,7 +25,9 @@ from workbench.records import (
 )
 from workbench.study.certainty import Certainty, assess
 from workbench.study.settings import PRESETS, Settings, exam_items
+from workbench.study.steering import SIZES, compare_on_corpus, report_on_classifier, steering_run
 from workbench.tasks.classifier import ClassifierReport
+from workbench.tasks.fitting import classifier_for
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]
@@ -42,8 +43,7 @@ class Findings:
     rows: PooledRows
     dcds: tuple[Dimension, ...]
     detectors: tuple[Detector, ...]
-    comparisons: tuple[Comparison, ...]
-    between: tuple[Comparison, ...]
+    steering: Outcomes
     classifier: ClassifierReport
     masking: Criticality
     certainty: Certainty
@@ -125,19 +125,11 @@ def investigate(
     with timed(timings, "detectors"):
         detectors = label(model, prompts, statistics, dcds, settings, progress)
     with timed(timings, "steering"):
-        measured = measure_steering(
-            model,
-            prompts,
-            neutral_prompts(),
-            selected,
-            kl_levels=PRESETS[settings.preset].kl_levels,
-            seed=settings.seed,
-            preset=settings.preset,
-            rows=rows,
-            progress=_stage(progress, "steering"),
-        )
-        comparisons = against_unsteered(measured.results, seed=settings.seed)
-        between = between_arms(measured.results, seed=settings.seed)
+        sizes, neutral, classifier = SIZES[settings.preset], neutral_prompts(), classifier_for(prompts)
+        options = {"kl_levels": PRESETS[settings.preset].kl_levels, "k": settings.k, "seed": settings.seed}
+        run = steering_run(model, prompts, neutral, rows, sizes, classifier=classifier, **options)
+        steering = compare_on_corpus(run, neutral, progress=_stage(progress, "steering"))
+        report = report_on_classifier(model, classifier, prompts, sizes, settings.seed)
     with timed(timings, "masking"):
         masking = mask(model, prompts, dcds, settings, progress)
     with timed(timings, "verdicts"):
@@ -148,9 +140,8 @@ def investigate(
         rows=rows,
         dcds=dcds,
         detectors=tuple(detectors),
-        comparisons=tuple(comparisons),
-        between=tuple(between),
-        classifier=measured.classifier,
+        steering=steering,
+        classifier=report,
         masking=masking,
         certainty=certainty,
     )

@@ -8,16 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.comparison.arm_kinds import UNSTEERED
 from workbench.corpus import corpus_hash, neutral_prompts
 from workbench.dimensions import dcd_frame, frequency_table, verdict_frame
 from workbench.dimensions.detectors import detector_frame
 from workbench.dimensions.labels import label_curve, label_frame
 from workbench.environment import library_versions, platform_facts
 from workbench.masking.tables import criticality_tables, save_criticality
-from workbench.models import HookedModel
+from workbench.models import HookedModel, provenance
 from workbench.records import SPLITS, Prompt, save_record, save_table, to_plain, write_json
 from workbench.records.tables import write_csv
-from workbench.runs import MASKING, comparison_frame, profile_frame
+from workbench.runs import MASKING, profile_frame
 from workbench.study.settings import PRESETS, Settings
 from workbench.study.stages import ROWS, Findings
 
@@ -30,8 +31,8 @@ def write_records(folder: Path, findings: Findings) -> None:
     save_record(findings.rows, folder / ROWS)
     save_table(list(findings.dcds), folder / "dcds.json")
     save_table(list(findings.detectors), folder / "detectors.json")
-    save_table(list(findings.comparisons), folder / "comparisons.json")
-    save_table(list(findings.between), folder / "between_arms.json")
+    save_table(list(findings.steering.contrasts), folder / "contrasts.json")
+    save_table(list(findings.steering.damages), folder / "damage.json")
     write_json(folder / "classifier.json", findings.classifier)
     for name in CERTAINTY:
         found = list(getattr(findings.certainty, name))
@@ -45,11 +46,12 @@ def write_tables(folder: Path, findings: Findings) -> None:
     """Write what was found as CSV tables."""
     folder.mkdir()
     dimensions = sorted({dcd.dimension for dcd in findings.dcds})
+    contrasts = findings.steering.frames["contrasts"]
     tables = {
         "dcds": dcd_frame(findings.dcds),
         "detectors": detector_frame(findings.detectors),
-        "steering": comparison_frame(findings.comparisons),
-        "steering_between_arms": comparison_frame(findings.between),
+        "steering": contrasts[contrasts.against == UNSTEERED],
+        "steering_between_arms": contrasts[contrasts.against != UNSTEERED],
         "frequency": frequency_table(findings.rows)
         .reset_index()
         .melt(id_vars="domain", var_name="dimension", value_name="frequency"),
@@ -96,6 +98,7 @@ def manifest(
             "d_model": model.d_model,
             "vocabulary": model.vocabulary_size,
             "context": model.context_length,
+            **provenance(model),
         },
         "data": {"corpus": corpus_hash(prompts), "neutral": corpus_hash(neutral_prompts()), "documents": counts},
         "versions": library_versions(),

@@ -268,5 +268,5 @@ def same_length(model: HookedModel, items: Sequence[DialItem]) -> tuple[DialItem
     """The largest group of dial items whose prompts have one number of tokens (for methods tied to positions)."""
     groups: dict[int, list[DialItem]] = {}
     for item in items:
-        groups.setdefault(len(model.tokenizer(item.prompt, add_special_tokens=False)["input_ids"]), []).append(item)
+        groups.setdefault(len(model.text.ids(item.prompt)), []).append(item)
     return tuple(max(groups.values(), key=len, default=[]))

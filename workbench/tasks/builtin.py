@@ -17,6 +17,7 @@ from workbench.corpus import load_corpus, neutral_prompts
 from workbench.models import HookedModel
 from workbench.records import Pair, Prompt
 from workbench.tasks.base import FittingData, ItemSet, TaskError, TaskItem
+from workbench.tasks.classifier import DomainClassifier
 from workbench.tasks.fitting import classifier_for
 from workbench.tasks.generation import DomainJudge, WritingTask
 from workbench.tasks.passages import PassageTask
@@ -48,23 +49,33 @@ def domain_loss(domain: str, prompts: Sequence[Prompt] | None = None, *, n_token
 
 
 def domain_share(
-    domain: str, prompts: Sequence[Prompt] | None = None, neutral: Sequence[Prompt] | None = None
+    domain: str,
+    prompts: Sequence[Prompt] | None = None,
+    neutral: Sequence[Prompt] | None = None,
+    *,
+    prefixes: Sequence[Prompt] | None = None,
+    n_tokens: int = N_NEW_TOKENS,
+    classifier: DomainClassifier | None = None,
 ) -> WritingTask:
-    """Share of sampled continuations of everyday sentences that the classifier assigns to the domain."""
+    """Fraction of sampled continuations of everyday sentences that the classifier assigns to the domain.
+
+    The first words of neutral sentences are continued, or `prefixes` as they are.
+    """
     prompts = _corpus(domain, prompts)
     name = f"domain-share/{domain}"
     items = [
         TaskItem(f"{passage.name}/{number}", passage.name, passage.split, opening, domain=domain)
         for passage in (neutral_prompts() if neutral is None else neutral)
         for number, opening in enumerate(_openings(passage.text))
-    ]
+        if prefixes is None
+    ] or [TaskItem(one.name, one.name, one.split, one.text, domain=domain) for one in prefixes or ()]
     prompted = [_with(item, f"This is a text about {domain}. {item.prompt}") for item in items]
     return WritingTask(
         name,
         ItemSet(name, tuple(items)),
-        DomainJudge(domain, classifier_for(prompts)),
+        DomainJudge(domain, classifier or classifier_for(prompts)),
         domain_fitting(domain, prompts),
-        n_tokens=N_NEW_TOKENS,
+        n_tokens=n_tokens,
         temperature=1.0,
         prompted_items=tuple(prompted),
     )

@@ -242,8 +242,9 @@ def model_judge(model: HookedModel, *, n_tokens: int = 6) -> Callable[[str], str
     """Another loaded model as judge: its greedy answer to the judge prompt. Never pass the steered model itself."""
 
     def ask(prompt: str) -> str:
-        tokens = model.tokenize([chat_prompt(model, prompt)], side="left")
-        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0])
+        asked = chat_prompt(model, prompt)
+        tokens = model.tokenize([asked], side="left")
+        return model.decode(model.generate(tokens, max_new_tokens=n_tokens)[0], after=asked)
 
     return ask
 

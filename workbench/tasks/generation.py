@@ -168,7 +168,8 @@ def write(
     prompts = [item.prompt for item in items]
     texts = continuations(model, prompts, parts, scope, n_tokens=n_tokens, seed=seed, temperature=temperature)
     return [
-        [Written(item, model.decode(ids), tuple(ids)) for item, ids in zip(items, rows, strict=True)] for rows in texts
+        [Written(item, model.decode(ids, after=item.prompt), tuple(ids)) for item, ids in zip(items, rows, strict=True)]
+        for rows in texts
     ]
 
 

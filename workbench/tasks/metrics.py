@@ -37,7 +37,7 @@ def passage_tokens(model: HookedModel, texts: Sequence[str], *, n_tokens: int) -
     """The texts as right-padded tokens, cut after position `n_tokens` (position 0 is BOS or the first token)."""
     if n_tokens < 1:
         raise ValueError(f"n_tokens must be at least 1, not {n_tokens}")
-    tokens = model.tokenize(texts, truncate=True)
+    tokens = model.tokenize(texts, truncate=True, literal=True)
     return Tokens(tokens.ids[:, : n_tokens + 1].contiguous(), tokens.mask[:, : n_tokens + 1].contiguous())
 
 

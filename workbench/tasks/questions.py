@@ -13,7 +13,7 @@ from workbench.models import HookedModel
 from workbench.records import Pair
 from workbench.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.tasks.metrics import Part
-from workbench.tasks.scoring import first_tokens, next_token_scores, text_ids, text_likelihoods
+from workbench.tasks.scoring import first_tokens, next_token_scores, pair_rows, text_likelihoods
 
 ACCURACY = Metric("accuracy", "fraction", higher_is_better=True, bounds=(0.0, 1.0))
 LOG_ODDS = Metric("log odds", "nats", higher_is_better=True)
@@ -82,7 +82,7 @@ class QuestionTask(ItemTask):
         pairs = [(item.prompt, text) for item in items for text in (*item.answers, *item.distractors)]
         likelihoods = text_likelihoods(model, pairs, parts, scope)
         if self.per_token:
-            likelihoods = likelihoods / np.array([len(text_ids(model, text)) for _, text in pairs])
+            likelihoods = likelihoods / np.array([len(tail) for _, tail in pair_rows(model, pairs)])
         values = [_compare(items, row) for row in likelihoods]
         if self.lettered:
             letters = {question.name: question for question in self.lettered}
@@ -94,7 +94,8 @@ class QuestionTask(ItemTask):
     def _letters(self, model: HookedModel) -> list[int]:
         """The tokens of as many letters as any question offers."""
         most = max(question.n_choices for question in self.lettered)
-        return first_tokens(model, [f"{self.letter_lead}{letter}" for letter in LETTERS[:most]]).tolist()
+        texts = [f"{self.letter_lead}{letter}" for letter in LETTERS[:most]]
+        return first_tokens(model, texts, after=self.lettered[0].prompt).tolist()
 
     def prompted(self) -> "QuestionTask":
         if not self.prompted_items:
@@ -141,17 +142,18 @@ def dial_items(model: HookedModel, items: Sequence[TaskItem]) -> tuple[DialItem,
     """Items whose answer and distractor, or the first tokens of both, are different single tokens of the model."""
     found = []
     for item in items:
-        words = [_first_piece(model, text) for text in (item.answers[0], item.distractors[0])]
+        words = [_first_piece(model, item.prompt, text) for text in (item.answers[0], item.distractors[0])]
         if words[0] and words[1] and words[0] != words[1]:
             found.append(DialItem(item.prompt, words[0], words[1]))
     return tuple(found)
 
 
-def _first_piece(model: HookedModel, text: str) -> str:
-    """The text of the first token, "" where that text alone is not this one token again."""
-    ids = text_ids(model, text)
-    piece = model.token_texts(ids[:1])[0]
-    return piece if piece and text_ids(model, piece) == ids[:1] else ""
+def _first_piece(model: HookedModel, prompt: str, text: str) -> str:
+    """The text of the first token after a prompt, "" where that text alone is not this one token again."""
+    head, tail = model.text.split(prompt, text)
+    piece = model.decode(tail[:1], after=prompt)
+    is_apart = head == model.text.encode(prompt) and bool(piece)
+    return piece if is_apart and model.text.split(prompt, piece) == (head, tail[:1]) else ""
 
 
 def question_fitting(items: Sequence[TaskItem]) -> Callable[[HookedModel], FittingData]:

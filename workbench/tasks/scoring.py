@@ -36,16 +36,8 @@ def chat_prompt(model: HookedModel, user: str, *, system: str | None = None) -> 
 
 
 def prompt_ids(model: HookedModel, prompt: str) -> list[int]:
-    """Token ids of a prompt, BOS first and once where the family has one."""
+    """Token ids of a prompt, with what the BOS rule of the model puts in front."""
     return model.tokenize([prompt]).ids[0].tolist()
-
-
-def text_ids(model: HookedModel, text: str) -> list[int]:
-    """Token ids of a text that follows a prompt; raises if it has none."""
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise TaskError(f"the text {text!r} has no tokens; change or remove it")
-    return list(ids)
 
 
 def text_likelihoods(
@@ -61,9 +53,8 @@ def text_likelihoods(
 
 
 def pair_rows(model: HookedModel, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompts and of the texts after them, tokenised separately."""
-    prompts = {prompt: prompt_ids(model, prompt) for prompt in dict.fromkeys(prompt for prompt, _ in pairs)}
-    return [(prompts[prompt], text_ids(model, text)) for prompt, text in pairs]
+    """Token ids of prompts and of the texts after them, tokenised as one and cut after the prompt."""
+    return [model.text.split(prompt, text) for prompt, text in pairs]
 
 
 def passage_means(
@@ -80,10 +71,10 @@ def passage_means(
     The same tokens count with and without a context: all but, in families without BOS, the passage's first.
     """
     skipped = 0 if model.has_bos else 1
-    lead = prompt_ids(model, context) if context else prompt_ids(model, "") if model.has_bos else []
+    lead = prompt_ids(model, context) if context else list(model.text.prefix)
     rows, counts = [], []
     for passage in passages:
-        ids = text_ids(model, passage)[: n_tokens + skipped]
+        ids = model.text.ids(passage, literal=True)[: n_tokens + skipped]
         if len(ids) <= skipped:
             raise TaskError(f"a passage of one token has no loss; remove {passage[:40]!r}")
         rows.append(([*lead, *ids[:skipped]], ids[skipped:]))
@@ -141,9 +132,9 @@ def next_token_scores(
     return scores
 
 
-def first_tokens(model: HookedModel, texts: Sequence[str]) -> Int[np.ndarray, "text"]:
-    """The first token of each text; raises where two texts share it, since it could not tell them apart."""
-    ids = [text_ids(model, text)[0] for text in texts]
+def first_tokens(model: HookedModel, texts: Sequence[str], *, after: str) -> Int[np.ndarray, "text"]:
+    """The first token of each text after a prompt; raises where two share it, since it could not tell them apart."""
+    ids = [model.text.after(after, text)[0] for text in texts]
     if len(set(ids)) < len(ids):
         raise TaskError(f"the texts {list(texts)} do not differ in their first token; use likelihoods of whole texts")
     return np.array(ids)
