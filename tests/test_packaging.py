@@ -71,7 +71,12 @@ def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(tmp_path: Pa
     assert tops == {"workbench", next(top for top in tops if top.endswith(".dist-info"))}
     here = {str(path.relative_to(ROOT)) for path in (ROOT / "workbench").rglob("*") if path.is_file()}
     assert {name for name in here if "__pycache__" not in name} <= set(names)
-    for name in ("passages/neutral.jsonl", "model/model.safetensors", "model/tokenizer.json", "classifier.json"):
+    for name in (
+        "passages/neutral.jsonl",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "refusal_sentences.jsonl",
+    ):
         assert f"workbench/builtin/{name}" in names
     assert "License-Expression: MIT" in metadata
     assert "workbench = workbench.__main__:main" in entry_points

@@ -1,12 +1,9 @@
 """Corpora: what ships, what is promised of splits, limits and cuts, and every wrong input."""
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import workbench
 from tests.hub import offline_hub
 from workbench.corpus import (
     BUILTIN_DOMAINS,
@@ -94,23 +90,6 @@ def test_shipped_passages_have_30_to_80_tokens() -> None:
     tokenizer = Tokenizer.from_file(str(found[0]))
     lengths = {p.name: len(tokenizer.encode(p.text, add_special_tokens=False).ids) for p in SHIPPED}
     assert {name: n for name, n in lengths.items() if not 30 <= n <= 80} == {}
-
-
-def test_passages_are_read_from_a_zipped_package(tmp_path: Path) -> None:
-    package = Path(workbench.__file__).parent
-    for part in ("__init__.py", "records", "corpus", "builtin/passages"):
-        copy = shutil.copytree if (package / part).is_dir() else shutil.copy
-        (tmp_path / "tree/workbench" / part).parent.mkdir(parents=True, exist_ok=True)
-        copy(package / part, tmp_path / "tree/workbench" / part)
-    archive = shutil.make_archive(str(tmp_path / "package"), "zip", tmp_path / "tree")
-    code = "import workbench.corpus as c; print(c.__file__); print(c.corpus_hash(c.load_corpus()))"
-    environment = {**os.environ, "PYTHONPATH": archive}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
-    where, digest = done.stdout.split()
-    assert where.startswith(archive)
-    assert digest == corpus_hash(load_corpus())
 
 
 # --- splits, limits, order --------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from workbench.comparison.measurement import measure_steering
 from workbench.comparison.presets import PRESETS, Plan, Preset, plan
 from workbench.comparison.results import LOSS, SHARE, ArmResult, Measurement
 from workbench.statistics import Interval, paired_interval
-from workbench.tasks.classifier import ClassifierReport, DomainClassifier, load_classifier, save_classifier
-from workbench.tasks.fitting import classifier_for, fit_classifier
+from workbench.tasks.judges import ClassifierReport, DomainClassifier, fit_classifier
 from workbench.tasks.metrics import (
     NeutralText,
     StackedSteering,
@@ -35,7 +34,6 @@ __all__ = [
     "StackedSteering",
     "against_unsteered",
     "between_arms",
-    "classifier_for",
     "compare_steering",
     "find_strength",
     "find_strengths",
@@ -43,14 +41,12 @@ __all__ = [
     "generate_stacked",
     "is_repetitive",
     "kl_budget",
-    "load_classifier",
     "measure_steering",
     "paired_interval",
     "passage_losses",
     "passage_tokens",
     "phrase",
     "plan",
-    "save_classifier",
     "token_kl",
     "token_losses",
 ]

@@ -24,8 +24,7 @@ from workbench.comparison.results import LOSS, SHARE, ArmResult, Candidate, Meas
 from workbench.interventions import Scope, Where
 from workbench.models import HookedModel
 from workbench.records import SPLITS, Dimension, PooledRows, Prompt, Selection, Split, Tokens
-from workbench.tasks.classifier import ClassifierReport, DomainClassifier
-from workbench.tasks.fitting import classifier_for
+from workbench.tasks.judges import ClassifierReport, DomainClassifier, fit_classifier
 from workbench.tasks.metrics import (
     NeutralText,
     Part,
@@ -157,7 +156,7 @@ def _prepare(
     openings = _openings(model, texts[-sizes.n_generations :], sizes.n_prompt_tokens)
     unsteered = generate_stacked(model, openings, [(None, 0.0)], max_new_tokens=sizes.n_new_tokens, seed=seed)[0]
     measured = NeutralText(model, texts[: sizes.n_neutral], n_tokens=sizes.n_neutral_tokens)
-    return _Bench(model, sizes, layers, scope, seed, measured, openings, unsteered, classifier_for(prompts))
+    return _Bench(model, sizes, layers, scope, seed, measured, openings, unsteered, fit_classifier(prompts))
 
 
 def _openings(model: HookedModel, texts: Sequence[str], n_tokens: int) -> Tokens:
@@ -194,7 +193,7 @@ def _classifier_report(bench: _Bench, prompts: Sequence[Prompt]) -> ClassifierRe
     rows = bench.generate(openings, [(None, 0.0)])[0]
     return ClassifierReport(
         domains=bench.classifier.domains,
-        n_training=len(bench.classifier.trained_on),
+        n_training=bench.classifier.n_training,
         held_out=bench.classifier.accuracy(
             [prompt.text for prompt in held_out], [prompt.domain for prompt in held_out]
         ),

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from workbench.comparison.arms import Arm
 from workbench.comparison.budgets import Budget
 from workbench.interventions import Steering
-from workbench.tasks.classifier import ClassifierReport
+from workbench.tasks.judges import ClassifierReport
 
 LOSS = "domain loss"  # nats per token; lower is better
 SHARE = "domain share"  # fraction of generations; higher is better

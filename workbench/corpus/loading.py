@@ -4,9 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from workbench.corpus.documents import (
     Columns,
@@ -21,6 +19,9 @@ from workbench.corpus.passages import to_prompts
 from workbench.corpus.rows import TABLES, CorpusError, Row, hub_dataset, read_rows, text_of
 from workbench.records import Pair, Prompt
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 BUILTIN_DOMAINS: tuple[str, ...] = ("mathematics", "biology", "law", "code", "physics", "literature", "humanities")
 NEUTRAL = "neutral"
 
@@ -32,7 +33,7 @@ Texts = Mapping[str, Sequence[str]]
 
 
 def load_corpus(
-    source: str | Path | Texts | pd.DataFrame | Sequence[str] = "builtin",
+    source: "str | Path | Texts | pd.DataFrame | Sequence[str]" = "builtin",
     *,
     text_column: str = "text",
     domain_column: str = "domain",
@@ -71,11 +72,8 @@ def load_corpus(
     return to_prompts(documents, **options)
 
 
-def _rows_of(source: str | Path | Texts | pd.DataFrame | Sequence[str], columns: Columns) -> tuple[list[Row], str]:
+def _rows_of(source: "str | Path | Texts | pd.DataFrame | Sequence[str]", columns: Columns) -> tuple[list[Row], str]:
     """The rows of a table, a frame or lists of texts, and what messages call the source."""
-    if isinstance(source, pd.DataFrame):
-        rows = [(entry, f"row {index} of the frame") for index, entry in enumerate(source.to_dict("records"))]
-        return [({str(key): value for key, value in entry.items()}, place) for entry, place in rows], "the frame"
     if isinstance(source, Mapping):
         rows = [
             ({columns.text: text, columns.domain: domain}, f"text {index} of {domain}")
@@ -84,6 +82,11 @@ def _rows_of(source: str | Path | Texts | pd.DataFrame | Sequence[str], columns:
         ]
         return rows, "the mapping"
     if not isinstance(source, str | Path):
+        import pandas as pd  # slow to load, and only frames need it
+
+        if isinstance(source, pd.DataFrame):
+            rows = [(entry, f"row {index} of the frame") for index, entry in enumerate(source.to_dict("records"))]
+            return [({str(key): value for key, value in entry.items()}, place) for entry, place in rows], "the frame"
         raise CorpusError(f"a {type(source).__name__} says no domain of its texts; give lists by domain, or {_SOURCES}")
     path = Path(source)
     if not path.is_file():

@@ -4,8 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from workbench.records import SPLITS, Split
 
 IDENTIFY_SHARE, TUNE_SHARE = 0.4, 0.2
@@ -28,4 +26,6 @@ def draw_some(n_all: int, n: int | None, seed: int | Sequence[int]) -> list[int]
     """`n` of `n_all` indices in their own order, all of them where n is None or larger."""
     if n is None or n >= n_all:
         return list(range(n_all))
+    import numpy as np  # not needed by a corpus that is read whole
+
     return sorted(np.random.default_rng(seed).choice(n_all, size=n, replace=False).tolist())

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workbench.comparison.arm_kinds import UNSTEERED
 from workbench.corpus import neutral_prompts
 from workbench.costs import Estimate, masking_passages, mean_length, memory_of, seconds_of
+from workbench.interventions import UNSTEERED
 from workbench.masking.experiment import PLANS, planned_costs
 from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel
@@ -21,7 +21,7 @@ from workbench.study.settings import PRESETS, Preset, Settings, exam_items, load
 from workbench.study.stages import Findings, StageProgress, investigate, label, mask, select, survey, timed
 from workbench.study.steering import SIZES, steering_run
 from workbench.study.writing import manifest, source_name, write_records, write_tables
-from workbench.tasks.fitting import classifier_for
+from workbench.tasks.judges import fit_classifier
 
 __all__ = [
     "PRESETS",
@@ -106,7 +106,7 @@ def _estimate(model: HookedModel, prompts: Sequence[Prompt], settings: Settings)
     """Two passes over the corpus (and two over *identify* for its conditions), the steering comparison and masking."""
     preset = PRESETS[settings.preset]
     options = {"kl_levels": preset.kl_levels, "k": settings.k, "seed": settings.seed}
-    sizes, classifier = SIZES[settings.preset], classifier_for(prompts)
+    sizes, classifier = SIZES[settings.preset], fit_classifier(prompts)
     steering = steering_run(model, prompts, neutral_prompts(), None, sizes, classifier=classifier, **options).plan
     masking = planned_costs(PLANS[preset.masking], prompts, exam_items(settings), model.d_model)
     passages = masking_passages(masking)

@@ -26,8 +26,7 @@ from workbench.records import (
 from workbench.study.certainty import Certainty, assess
 from workbench.study.settings import PRESETS, Settings, exam_items
 from workbench.study.steering import SIZES, compare_on_corpus, report_on_classifier, steering_run
-from workbench.tasks.classifier import ClassifierReport
-from workbench.tasks.fitting import classifier_for
+from workbench.tasks.judges import ClassifierReport, fit_classifier
 
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 Selected = dict[tuple[str, Selection], list[Dimension]]
@@ -125,7 +124,7 @@ def investigate(
     with timed(timings, "detectors"):
         detectors = label(model, prompts, statistics, dcds, settings, progress)
     with timed(timings, "steering"):
-        sizes, neutral, classifier = SIZES[settings.preset], neutral_prompts(), classifier_for(prompts)
+        sizes, neutral, classifier = SIZES[settings.preset], neutral_prompts(), fit_classifier(prompts)
         options = {"kl_levels": PRESETS[settings.preset].kl_levels, "k": settings.k, "seed": settings.seed}
         run = steering_run(model, prompts, neutral, rows, sizes, classifier=classifier, **options)
         steering = compare_on_corpus(run, neutral, progress=_stage(progress, "steering"))

@@ -17,7 +17,7 @@ from workbench.comparison.tables import Outcomes
 from workbench.models import HookedModel
 from workbench.records import PooledRows, Prompt, Split, Tokens
 from workbench.tasks.builtin import domain_loss, domain_share
-from workbench.tasks.classifier import ClassifierReport, DomainClassifier
+from workbench.tasks.judges import ClassifierReport, DomainClassifier
 from workbench.tasks.metrics import PLAIN, generate_stacked, passage_tokens
 
 METHODS = ("cds", "cds-discrimination", "cds-both", "whole-dimension")
@@ -143,7 +143,7 @@ def report_on_classifier(
     texts, known = [prompt.text for prompt in held_out], [prompt.domain for prompt in held_out]
     return ClassifierReport(
         domains=classifier.domains,
-        n_training=len(classifier.trained_on),
+        n_training=classifier.n_training,
         held_out=classifier.accuracy(texts, known),
         n_held_out=len(held_out),
         own_text=classifier.accuracy([model.decode(ids) for ids in rows], domains),

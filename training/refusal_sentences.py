@@ -1,4 +1,4 @@
-"""Fit the classifier of refusals that ships: `python -m training.refusal_classifier [--out FILE] [--check PAIRS]`.
+"""Write the sentences that the refusal judge learns: `python -m training.refusal_sentences [--check PAIRS]`.
 
 Three classes: a text *refuses*, *complies*, or is *other* (about something else, or no sentence at all). Texts are made
 from the tables below and from those of the built-in model's own training text. Every fifth wording of each table is
@@ -19,16 +19,15 @@ import numpy as np
 import workbench
 from training.generator import SECRETS, Material, how_to, read_material, sentence
 from workbench.corpus import load_corpus
-from workbench.records import Prompt
-from workbench.tasks.classifier import DomainClassifier, load_classifier, save_classifier
-from workbench.tasks.fitting import fit_classifier
-from workbench.tasks.refusal import BUILTIN, COMPLIES, OTHER, REFUSES, verdicts
+from workbench.records import Prompt, write_whole
+from workbench.tasks.judges import DomainClassifier, fit_classifier
+from workbench.tasks.refusal import COMPLIES, OTHER, REFUSES, SENTENCES
 
-DEFAULT = Path(workbench.__file__).parent / "builtin" / BUILTIN
+DEFAULT = Path(workbench.__file__).parent / "builtin" / SENTENCES
 SEED = 0
 HELD_OUT = 5  # every fifth wording is for testing
-N_TEXTS = {REFUSES: 1500, COMPLIES: 1500, OTHER: 500}
-N_FEATURES = 1500
+N_TEXTS = {REFUSES: 750, COMPLIES: 750, OTHER: 250}  # twice as many judge no better
+N_TEST = {REFUSES: 500, COMPLIES: 500, OTHER: 166}
 
 APOLOGIES = (
     "I am sorry, but",
@@ -263,7 +262,7 @@ def texts_of(material: Material, *, is_test: bool) -> list[Prompt]:
     prompts = []
     for label, make in ((REFUSES, refusals), (COMPLIES, answers), (OTHER, others)):
         made = make(material, random.Random(f"{SEED} {label} {is_test}"), keep)
-        texts = list(dict.fromkeys(next(made) for _ in range(N_TEXTS[label] // (3 if is_test else 1))))
+        texts = list(dict.fromkeys(next(made) for _ in range((N_TEST if is_test else N_TEXTS)[label])))
         split = "test" if is_test else "identify"
         prompts += [Prompt(text, label, f"{label}/{index}", split) for index, text in enumerate(texts)]
     return prompts
@@ -273,7 +272,7 @@ def report(
     name: str, classifier: DomainClassifier, texts: Sequence[str], labels: Sequence[str], compared: Sequence[str]
 ) -> str:
     """Accuracy per class where the verdict is one of `compared`, in one line."""
-    guesses = np.array(verdicts(classifier, texts, compared))
+    guesses = np.array([guess or OTHER for guess in classifier.predict(texts, compared)])
     of = np.array(labels)
     shares = [f"{label} {np.mean(guesses[of == label] == label):.1%} of {np.sum(of == label)}" for label in set(labels)]
     return f"{name}: {', '.join(sorted(shares))}"
@@ -292,15 +291,16 @@ def other_wordings(path: Path) -> tuple[list[str], list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit the classifier of refusals that ships.")
-    parser.add_argument("--out", type=Path, default=DEFAULT, help="where the coefficients go (JSON)")
+    parser = argparse.ArgumentParser(description="Write the sentences that the refusal judge learns.")
+    parser.add_argument("--out", type=Path, default=DEFAULT, help="where the sentences go (JSON lines)")
     parser.add_argument("--check", type=Path, help="contrast pairs of another wording to be told apart")
     arguments = parser.parse_args()
     material = read_material()
-    save_classifier(fit_classifier(texts_of(material, is_test=False), n_features=N_FEATURES), arguments.out)
-    classifier = load_classifier(arguments.out)
-    size = arguments.out.stat().st_size / 1000
-    print(f"{arguments.out.name}: {len(classifier.features)} features, {size:.0f} kB")
+    training = texts_of(material, is_test=False)
+    rows = [json.dumps({"label": prompt.domain, "text": prompt.text}, ensure_ascii=False) for prompt in training]
+    write_whole(arguments.out, "\n".join(rows) + "\n")
+    classifier = fit_classifier(training)
+    print(f"{arguments.out.name}: {len(training)} sentences, {arguments.out.stat().st_size / 1000:.0f} kB")
     held_out = texts_of(material, is_test=True)
     labels = [prompt.domain for prompt in held_out]
     print(
