@@ -102,7 +102,7 @@ CLAIMS = (
         "Sign consistency beats ranking by mean difference (SADI)",
         "+1.9 points (Llama 2)",
         "austeer",
-        "sadi",
+        "sadi-mlp",
         "choices/yes_no+two_way",
     ),
     Claim(
@@ -146,7 +146,7 @@ def claims_spec(*, quick: bool) -> Spec:
     sizes = SizeSpec(n_tune=20, n_test=60, n_fit=64, n_layers=3, curves=False)
     if quick:
         sizes = dataclasses.replace(sizes, n_neutral=6, n_tune=8, n_test=24, n_fit=32, n_layers=2)
-    methods = ("cds", "whole-dimension", "austeer", "sadi", "style-heads", "dyn-scalar")
+    methods = ("cds", "whole-dimension", "austeer", "sadi-mlp", "style-heads", "dyn-scalar")
     name = "claims-quick" if quick else "claims"
     return Spec(name, methods, tasks, budgets=BudgetSpec(kl=(KL,), at_kl=KL), sizes=sizes)
 

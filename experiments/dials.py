@@ -20,13 +20,14 @@ from experiments.pages import DOCS, shown, table, write_results, write_section
 from workbench.comparison import paired_interval
 from workbench.interventions import (
     ActivationScaling,
-    DialItem,
-    DialReport,
+    ContrastPrompt,
     DynScalar,
     Objective,
+    ScalingReport,
     Steering,
     SteerVec,
     builtin_items,
+    evaluate_scaling,
     usable_items,
 )
 from workbench.models import HookedModel, load_model
@@ -68,7 +69,7 @@ class DialResult:
     method: str
     n_train: int
     n_parameters: int
-    train: DialReport
+    train: ScalingReport
     unsteered: Interval
     flips_up: Interval
     flips_down: Interval
@@ -79,14 +80,14 @@ class DialResult:
     doses: list[Dose]
 
 
-def items_of(model: HookedModel, task: str) -> tuple[list[DialItem], list[DialItem], list[DialItem]]:
+def items_of(model: HookedModel, task: str) -> tuple[list[ContrastPrompt], list[ContrastPrompt], list[ContrastPrompt]]:
     """Training and test items of the one length that both splits have most of, and test items of other lengths."""
     found = {split: usable_items(model, builtin_items(task, split), one_length=False) for split in ("identify", "test")}
     lengths = {split: _lengths(model, items) for split, items in found.items()}
     counts = [Counter(lengths[split]) for split in ("identify", "test")]
     length = max(counts[0], key=lambda count: min(counts[0][count], counts[1][count]))
 
-    def spread(split: str, is_length: bool, n: int) -> list[DialItem]:
+    def spread(split: str, is_length: bool, n: int) -> list[ContrastPrompt]:
         kept = [
             item for item, count in zip(found[split], lengths[split], strict=True) if (count == length) == is_length
         ]
@@ -96,17 +97,17 @@ def items_of(model: HookedModel, task: str) -> tuple[list[DialItem], list[DialIt
     return spread("identify", True, N_TRAIN), spread("test", True, N_TEST), spread("test", False, N_TEST)
 
 
-def _lengths(model: HookedModel, items: Sequence[DialItem]) -> list[int]:
+def _lengths(model: HookedModel, items: Sequence[ContrastPrompt]) -> list[int]:
     return model.tokenize([item.prompt for item in items]).lengths.tolist()
 
 
-def subject_of(item: DialItem) -> str:
+def subject_of(item: ContrastPrompt) -> str:
     """Items with the same answers are one subject."""
     return item.correct + item.wrong if "gave" in item.prompt else item.correct
 
 
 def answers_at(
-    model: HookedModel, steering: Steering, items: Sequence[DialItem], strengths: Sequence[float]
+    model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt], strengths: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logit of correct minus wrong, and KL(unsteered || steered) over the other tokens in nats: [strength, item]."""
     prompts = [item.prompt for item in items]
@@ -123,7 +124,7 @@ def answers_at(
 
 
 def flip_rates(
-    model: HookedModel, steering: Steering, items: Sequence[DialItem]
+    model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt]
 ) -> tuple[Interval, Interval, Interval, Interval]:
     """Shares that say the correct answer unsteered, at +1, and the wrong one at -1; KL over the other tokens."""
     gaps, kls = answers_at(model, steering, items, (0.0, 1.0, -1.0))
@@ -136,38 +137,43 @@ def flip_rates(
     )
 
 
-def dose_curve(model: HookedModel, steering: Steering, items: Sequence[DialItem]) -> list[Dose]:
+def dose_curve(model: HookedModel, steering: Steering, items: Sequence[ContrastPrompt]) -> list[Dose]:
     """What the dial does between its ends and beyond them."""
     subjects = [subject_of(item) for item in items]
     rows = zip(DOSES, *answers_at(model, steering, items, DOSES), strict=True)
     return [Dose(beta, rate(gap > 0, subjects), float(gap.mean()), float(kl.mean())) for beta, gap, kl in rows]
 
 
-def flipped_both_ways(report: DialReport) -> float:
+def flipped_both_ways(report: ScalingReport) -> float:
     return min(report.flips_up, report.flips_down)
 
 
 def fit_and_test(
-    model: HookedModel, task: str, method: str, items: tuple[list[DialItem], list[DialItem], list[DialItem]], steps: int
+    model: HookedModel,
+    task: str,
+    method: str,
+    items: tuple[list[ContrastPrompt], list[ContrastPrompt], list[ContrastPrompt]],
+    steps: int,
 ) -> tuple[Steering, DialResult]:
     train, test, others = items
     objective = replace(OBJECTIVES[method], steps=steps)
-    fitted, report = METHODS[method].fit(model, train, objective=objective)
+    fitted = METHODS[method].fit(model, train, objective=objective)
+    report = evaluate_scaling(model, fitted, train)
     free = None
     if flipped_both_ways(report) < GOAL:
         bare = replace(objective, faithfulness=0.0, minimality=0.0)
-        free = flipped_both_ways(METHODS[method].fit(model, train, objective=bare)[1])
+        free = flipped_both_ways(evaluate_scaling(model, METHODS[method].fit(model, train, objective=bare), train))
     unsteered, up, down, kl = flip_rates(model, fitted, test)
     elsewhere = None
     if fitted.prompt_length is None and len(others) > 1:
         elsewhere = flip_rates(model, fitted, others)[1:3]
     doses = dose_curve(model, fitted, test)
-    common = (task, method, len(train), fitted.values.numel(), report, unsteered, up, down, kl, fitted.share_nonzero)
+    common = (task, method, len(train), fitted.values.numel(), report, unsteered, up, down, kl, fitted.fraction_nonzero)
     return fitted, DialResult(*common, elsewhere, free, doses)
 
 
 def kept_curve(
-    model: HookedModel, fitted: ActivationScaling, test: Sequence[DialItem]
+    model: HookedModel, fitted: ActivationScaling, test: Sequence[ContrastPrompt]
 ) -> list[dict[str, float | int | str]]:
     """Flip rates with only the n largest scalars kept, and with as many dealt to random places."""
     rows: list[dict[str, float | int | str]] = []
@@ -212,12 +218,11 @@ def section(results: Sequence[DialResult], method: str) -> str:
             shown(result.flips_down),
             shown(result.kl),
             f"{result.share_nonzero:.0%} of {result.n_parameters:,}",
-            str(result.train.n_steps),
         ]
         for result in own
     ]
     columns = ("task", "training flips +1 / -1", "correct, unsteered", "correct at +1", "wrong at -1", "KL of others")
-    lines = [table((*columns, "non-zero", "steps"), rows), ""]
+    lines = [table((*columns, "non-zero"), rows), ""]
     lines += [goal_line(result) for result in own]
     for result in own:
         if result.other_lengths is not None:

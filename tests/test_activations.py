@@ -133,3 +133,11 @@ def test_mistakes_raise(model) -> None:
         next(p for n, p in broken.hf_model.named_parameters() if "layers.1" in n and p.dim() > 1).fill_(float("nan"))
     with pytest.raises(ValueError, match=r"resid_post\.1 are NaN or infinite"):
         collect(broken, prompts())
+
+
+def test_control_tokens_that_documents_quote_are_counted_and_read_as_text() -> None:
+    model = tiny_model("llama")
+    prompts = [Prompt("the court </s> shall", "law", "law/0", "identify"), Prompt("a cell", "law", "law/1", "identify")]
+    with pytest.warns(UserWarning, match="1 control tokens quoted"):
+        statistics, _ = collect(model, prompts)
+    assert statistics.n_tokens.tolist() == [4 + 2]

@@ -3,6 +3,7 @@
 Working memory is one batch, whatever the size of the corpus; pooled rows go to a memory-mapped file if a path is given.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,13 @@ def capture(model: HookedModel, tokens: Tokens, sites: Sequence[Site]) -> Float[
 def batches(
     model: HookedModel, prompts: Sequence[Prompt], *, batch_size: int = BATCH_SIZE, truncate: bool = False
 ) -> Iterator[tuple[list[int], Tokens]]:
-    """Right-padded batches of one domain and split each, longest first, with the indices of their prompts."""
+    """Right-padded batches of one domain and split each, longest first, with the indices of their prompts.
+
+    Control tokens that a document quotes are read as plain text, and warned of with their number.
+    """
+    quoted = sum(model.text.count_control_tokens(prompt.text) for prompt in prompts)
+    if quoted:
+        warnings.warn(f"{quoted} control tokens quoted in the documents are read as plain text", stacklevel=2)
     groups: dict[tuple[str, Split], list[int]] = {}
     for index, prompt in enumerate(prompts):
         groups.setdefault((prompt.domain, prompt.split), []).append(index)

@@ -117,7 +117,9 @@ def spearman(first: Float[np.ndarray, "dimension"], second: Float[np.ndarray, "d
     if known.sum() < 3:
         raise ValueError(f"{int(known.sum())} dimensions are in both rankings; a correlation needs at least 3")
     a, b = first[known], second[known]
-    return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(stats.spearmanr(a, b)[0])
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.asarray(stats.spearmanr(a, b)[0]))
 
 
 def sign_flip_p(differences: Float64[np.ndarray, "pair"], *, seed: int, n_flips: int = N_FLIPS) -> float:

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.command import Command, command_line
-from workbench.cli.jobs import DOMAIN_METHODS
-from workbench.cli.method_jobs import METHODS
-from workbench.comparison.arm_kinds import METHOD_KINDS
+from workbench.cli.method_jobs import OPTIONS
+from workbench.interventions import METHODS
 
 
 @pytest.fixture
@@ -42,25 +41,14 @@ def data(tmp_path: Path) -> dict[str, tuple[str, Path | str]]:
     }
 
 
-KIND = {
-    "cds": "domain",
-    "style-heads": "persona",
-    "activation-scaling": "items",
-    "steer-vec": "items",
-    "dyn-scalar": "items",
-}
-FEW = {"iti": ("--k", "2"), "sadi": ("--site", "mlp_raw", "--k", "2"), "austeer": ("--site", "z", "--k", "4")}
-
-
 TRAINED = ("activation-scaling", "steer-vec", "dyn-scalar")  # seconds of gradient steps each
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name for name in METHODS]
 
 
-def test_methods_have_the_same_names_in_every_command() -> None:
-    compared = {kind.name for kind in METHOD_KINDS}
-    # `fit` chooses the selection of cds by an option, and adds a direction before a layer, which no comparison runs.
-    assert set(METHODS) - {"addition"} == compared - {"cds-discrimination"}
-    assert set(DOMAIN_METHODS) <= compared
+def test_the_list_of_methods_names_every_one(command: Command) -> None:
+    shown = command("methods").out
+    assert [line.split(":")[0].split(",")[0] for line in shown.splitlines()] == list(METHODS)
+    assert "caa, whole-dimension" in shown
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -72,11 +60,13 @@ def test_every_method_is_fitted_saved_and_steers(
     method: str,
     tmp_path: Path,
 ) -> None:
-    kind = KIND.get(method, "pairs")
-    source = ("--domains", tiny_corpus_folder, "--k", "2") if kind == "domain" else ()
+    card = METHODS[method]
+    kind = "domain" if card.needs == "rows" else OPTIONS[card.needs][0]
+    source = ("--domains", tiny_corpus_folder) if kind == "domain" else ()
+    count = ("--k", "2") if card.counts else ()
     artefact = tmp_path / "fitted.safetensors"
     fit = ("fit", "--method", method, "--model", tiny_model_folder, "--out", artefact)
-    outcome = command(*fit, *data[kind], *source, *FEW.get(method, ()))
+    outcome = command(*fit, *data[kind], *source, *count)
     assert outcome.code == 0, outcome.err
     assert f"saved: {artefact}" in outcome.out
     steer = ("steer", "the court of", "--model", tiny_model_folder, "--artefact", artefact, "--max-new-tokens", "6")
@@ -91,19 +81,14 @@ def test_every_method_is_fitted_saved_and_steers(
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": (("--method", "magic", "--domain", "law"), "unknown method 'magic'"),
     "no data": (("--method", "austeer"), "is fitted on --pairs or --domain"),
-    "two kinds of data": (("--method", "sadi", "--domain", "law", "--persona", "pirate"), "give one of them"),
+    "two kinds of data": (("--method", "sadi-mlp", "--domain", "law", "--persona", "pirate"), "give one of them"),
     "wrong kind of data": (("--method", "activation-scaling", "--domain", "law"), "is fitted on --items"),
     "no such task": (("--method", "activation-scaling", "--items", "sums"), "expected ccc, ioi, or a file"),
     "no such persona": (("--method", "style-heads", "--persona", "judge"), "--persona judge: expected"),
     "builtin persona": (("--method", "style-heads", "--persona", "pirate"), "prompts for the built-in model"),
     "missing pairs": (("--method", "whole-dimension", "--pairs", "none.jsonl"), "none.jsonl"),
-    "site of another method": (
-        ("--method", "whole-dimension", "--domain", "law", "--site", "z"),
-        "--site is for austeer and sadi",
-    ),
-    "no such site": (("--method", "sadi", "--domain", "law", "--site", "resid_post"), "does not act at 'resid_post'"),
     "no such layer": (("--method", "whole-dimension", "--domain", "law", "--layer", "2"), "layers 0 to 1"),
-    "too many heads": (("--method", "iti", "--domain", "law", "--k", "9"), "cannot choose 9 of 4 heads"),
+    "too many heads": (("--method", "iti", "--domain", "law", "--k", "9"), "choose 9 heads, but there are 4"),
 }
 
 

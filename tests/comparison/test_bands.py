@@ -9,14 +9,23 @@ import torch
 from tests.compared import compared, neutral, question_task
 from tests.tiny import tiny_model
 from workbench.activations import capture
-from workbench.comparison.arm_kinds import ARM_KINDS, counts_of, settings_of, unmet
 from workbench.comparison.budgets import MAX_BAND_EVALUATIONS, Band, edit_sizes, usable_band
-from workbench.comparison.fitting import FitContext, fit_arm
-from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Scope, StyleHeads
+from workbench.comparison.fitting import fit_arm, unmet
+from workbench.interventions import (
+    METHODS,
+    ContrastiveAddition,
+    CriticalDimensionSteering,
+    FitContext,
+    FittingData,
+    Setting,
+    Steering,
+    StyleHeads,
+    arm_named,
+    every_card,
+)
 from workbench.models import HookedModel
 from workbench.records import Site
 from workbench.statistics import Interval
-from workbench.tasks.base import FittingData
 from workbench.tasks.metrics import passage_tokens
 
 
@@ -71,9 +80,8 @@ def model() -> HookedModel:
 
 
 @pytest.fixture(scope="module")
-def ground(model: HookedModel) -> FitContext:
-    data = question_task().fitting(model)
-    return FitContext(model, data, (0, 2), 4, 0, "last", Scope("all_but_first"), 12)
+def context(model: HookedModel) -> FitContext:
+    return FitContext(model, question_task().fitting(model), pooling="last", n_fit=12)
 
 
 def test_size_of_an_added_direction_by_hand(model: HookedModel) -> None:
@@ -101,67 +109,83 @@ def test_size_grows_with_the_edit_and_heads_count_as_what_they_write(model: Hook
     assert once.n_coordinates == model.d_head
 
 
-def at_layer(ground: FitContext, name: str, *, k: int = 4, draw: int = 0) -> CriticalDimensionSteering:
-    steering = fit_arm(name, ground, k=k, draw=draw)[1].steering
+def fitted(context: FitContext, name: str, *, layer: int = 2, k: int = 4, draw: int = 0) -> Steering:
+    return fit_arm(arm_named(name), context, Setting(layer, k, draw)).steering
+
+
+def on_dimensions(context: FitContext, name: str, *, draw: int = 0) -> CriticalDimensionSteering:
+    steering = fitted(context, name, draw=draw)
     assert isinstance(steering, CriticalDimensionSteering)
     return steering
 
 
-def test_controls_share_the_direction_and_differ_in_the_dimensions(ground: FitContext, model: HookedModel) -> None:
-    cds, complement, top = (at_layer(ground, name) for name in ("cds", "complement", "top-k"))
-    whole = fit_arm("whole-dimension", ground, k=4, draw=0)[1].steering
-    assert isinstance(whole, ContrastiveAddition)
+def whole(context: FitContext, name: str, *, layer: int = 2, draw: int = 0) -> ContrastiveAddition:
+    steering = fitted(context, name, layer=layer, draw=draw)
+    assert isinstance(steering, ContrastiveAddition)
+    return steering
+
+
+def test_controls_share_the_direction_and_differ_in_the_dimensions(context: FitContext, model: HookedModel) -> None:
+    cds, complement, top = (on_dimensions(context, name) for name in ("cds", "complement", "top-k"))
+    direction = whole(context, "whole-dimension").direction
     assert len(cds.dimensions) == 4
     assert sorted((*cds.dimensions, *complement.dimensions)) == list(range(model.d_model))
-    torch.testing.assert_close(cds.direction[0] + complement.direction[0], whole.direction)
-    least = whole.direction[list(top.dimensions)].abs().min()
+    torch.testing.assert_close(cds.direction[0] + complement.direction[0], direction)
+    least = direction[list(top.dimensions)].abs().min()
     others = [d for d in range(model.d_model) if d not in top.dimensions]
-    assert bool((whole.direction[others].abs() <= least).all())
+    assert bool((direction[others].abs() <= least).all())
 
 
-def test_draws_differ_and_come_again(ground: FitContext) -> None:
-    drawn = [at_layer(ground, "random-k", draw=draw).dimensions for draw in range(5)]
+def test_draws_differ_and_come_again(context: FitContext) -> None:
+    drawn = [on_dimensions(context, "random-k", draw=draw).dimensions for draw in range(5)]
     assert len(set(drawn)) == 5
-    assert drawn[2] == at_layer(ground, "random-k", draw=2).dimensions
+    again = FitContext(context.model, context.data, pooling="last", n_fit=12)
+    assert drawn[2] == on_dimensions(again, "random-k", draw=2).dimensions
 
 
-def test_noise_has_the_norm_of_the_direction_but_not_its_way(ground: FitContext) -> None:
-    for layer, variant in zip(ground.layers, fit_arm("noise", ground, k=4, draw=0), strict=True):
-        assert isinstance(variant.steering, ContrastiveAddition)
-        noise, direction = variant.steering.direction, ground.directions[layer]
+def test_noise_has_the_norm_of_the_direction_but_not_its_way(context: FitContext) -> None:
+    for layer in (0, 2):
+        noise, direction = whole(context, "noise", layer=layer).direction, context.directions[layer]
         assert float(noise.norm()) == pytest.approx(float(direction.norm()), rel=1e-5)
         assert float(torch.cosine_similarity(noise, direction, dim=0)) < 0.9
 
 
-def test_shuffled_labels_keep_their_number(ground: FitContext) -> None:
-    """With as many positive as negative texts, the two halves of any deal average to the mean of all."""
-    variant = fit_arm("shuffled", ground, k=4, draw=0)[0]
-    assert isinstance(variant.steering, ContrastiveAddition)
-    labels = ground.draw(0).permutation(ground.is_wanted)
-    assert labels.sum() == ground.is_wanted.sum()
-    values = ground.rows.pooled("last")[:, 0].astype(np.float64)
+def test_shuffled_labels_keep_their_number(context: FitContext) -> None:
+    labels = context.draw(0).permutation(context.is_wanted)
+    assert labels.sum() == context.is_wanted.sum()
+    values = context.rows.pooled("last")[:, 0].astype(np.float64)
     by_hand = values[labels].mean(axis=0) - values[~labels].mean(axis=0)
-    np.testing.assert_allclose(variant.steering.direction.numpy(), by_hand, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole(context, "shuffled", layer=0).direction.numpy(), by_hand, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", sorted(name for name, kind in ARM_KINDS.items() if kind.search != "none"))
+@pytest.mark.parametrize("name", sorted(card.name for card in every_card() if card.search != "none"))
 def test_every_search_is_of_equal_size(name: str, n: int) -> None:
-    found = settings_of(ARM_KINDS[name], tuple(range(n)), 8, 48)
-    assert len(set(found)) == len(found) == n
+    settings = arm_named(name).settings(tuple(range(n)), 8, 48)
+    assert len({setting.name for setting in settings}) == n
 
 
 def test_numbers_of_units_are_possible() -> None:
-    assert all(1 <= count <= 48 for n in (1, 2, 3, 5) for count in counts_of("iti", n, 16, 48))
+    for n in (1, 2, 3, 5):
+        assert all(1 <= (setting.k or 0) <= 48 for setting in METHODS["iti"].settings(tuple(range(n)), 16, 48))
 
 
-def test_reasons_why_an_arm_cannot_run(ground: FitContext) -> None:
-    nothing = FittingData((), ())
-    data = ground.data
-    assert "0 contrasting texts" in unmet(ARM_KINDS["cds"], nothing, has_words=True, lengths=[5])
-    assert "no contrast pairs" in unmet(ARM_KINDS["sadi"], nothing, has_words=True, lengths=[5])
-    assert "no words" in unmet(ARM_KINDS["prompt-only"], data, has_words=False, lengths=[5])
-    assert "5 to 6 tokens" in unmet(ARM_KINDS["steer-vec"], data, has_words=True, lengths=[5, 6])
-    assert unmet(ARM_KINDS["steer-vec"], data, has_words=True, lengths=[5, 5]) == ""
-    assert "no exchanges" in unmet(ARM_KINDS["style-heads"], data, has_words=True, lengths=[5])
+def test_a_budget_of_coordinates_is_kept_to_the_coordinate() -> None:
+    """What counts coordinates over all layers has no other count to try there."""
+    for name in ("austeer", "sadi-mlp"):
+        assert METHODS[name].settings((0, 1), 8, 48, exact_k=5) == [Setting(k=5)]
+    assert METHODS["cds"].settings((0, 1), 8, 48, exact_k=5) == [Setting(0, 5), Setting(1, 5)]
+
+
+def test_reasons_why_an_arm_cannot_run(context: FitContext) -> None:
+    def reason(name: str, data: FittingData, *, has_instruction: bool = True, lengths: Sequence[int] = (5,)) -> str:
+        return unmet(arm_named(name), data, has_instruction=has_instruction, lengths=lengths)
+
+    nothing = FittingData()
+    assert "no contrasting texts" in reason("cds", nothing)
+    assert "no contrast pairs" in reason("sadi-mlp", nothing)
+    assert "no prompt-only instruction" in reason("prompt-only", context.data, has_instruction=False)
+    assert "5 to 6 tokens" in reason("steer-vec", context.data, lengths=[5, 6])
+    assert reason("steer-vec", context.data, lengths=[5, 5]) == ""
+    assert "no exchanges" in reason("style-heads", context.data)
     assert compared().task.name == "words"

@@ -53,7 +53,7 @@ def row_about(found: Outcomes, statement: str) -> dict[str, object]:
     ],
 )
 def test_the_verdict_is_that_of_the_primary_metric(verdict: str, expected: str) -> None:
-    where = ("austeer", "sadi", "choices/yes_no+two_way")
+    where = ("austeer", "sadi-mlp", "choices/yes_no+two_way")
     other = contrast(*where, 0.9, "better", is_primary=False)
     row = row_about(outcomes((other, contrast(*where, 0.2, verdict)), []), "Sign consistency")
     assert str(row["verdict"]).startswith(expected)
@@ -69,7 +69,7 @@ def test_no_difference_does_not_show_equality() -> None:
 
 
 def test_no_item_that_differs_is_said_so() -> None:
-    where = ("austeer", "sadi", "choices/yes_no+two_way")
+    where = ("austeer", "sadi-mlp", "choices/yes_no+two_way")
     equal = replace(contrast(*where, 0.0, "no difference shown"), low=0.0, high=0.0, minimum_detectable_effect=0.0)
     assert row_about(outcomes((equal,), []), "Sign consistency")["verdict"] == "not shown (no item differs)"
     assert describe(equal).endswith("(all 30 pairs are equal)")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.compared import small_spec
-from workbench.comparison.arm_kinds import ARM_KINDS
 from workbench.comparison.plan import (
     TaskFacts,
     make_plan,
@@ -18,6 +17,7 @@ from workbench.comparison.plan import (
     shape_of,
 )
 from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
+from workbench.interventions import every_card
 
 SPECS = Path(__file__).parents[2] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -83,7 +83,7 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in ARM_KINDS.values()}
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()}
     return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 
@@ -116,7 +116,9 @@ def test_a_task_fitted_on_the_same_data_is_not_fitted_or_searched_again() -> Non
 
 
 def test_dials_cost_their_steps() -> None:
-    spec = dataclasses.replace(small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_dial=5, dial_steps=7))
+    spec = dataclasses.replace(
+        small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_optimisation_prompts=5, n_optimisation_steps=7)
+    )
     work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
     assert work.n_fitted == 24 + 2 * 4 * 7 * 5
 

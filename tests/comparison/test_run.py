@@ -76,8 +76,7 @@ def counted(prepared: Run, *, stop_at: int = 10**9) -> tuple[Run, list[int]]:
 def test_effects_are_those_of_the_model_run_by_hand(model: HookedModel, outcomes: Outcomes) -> None:
     row = next(c for c in outcomes.contrasts if (c.arm, c.against, c.is_primary) == ("austeer", "unsteered", True))
     task = question_task()
-    layer = int(row.setting.removeprefix("layer "))
-    steering = AUSteer.fit(model, task.fitting(model).pairs, k=3, layers=[layer])
+    steering = AUSteer.fit(model, task.fitting(model).pairs, k=int(row.setting.removeprefix("k ")))
     items = task.items("test")
 
     def odds() -> np.ndarray:
@@ -92,7 +91,7 @@ def test_effects_are_those_of_the_model_run_by_hand(model: HookedModel, outcomes
         return np.array(values)
 
     before = odds()
-    with steer(model, steering, row.strength):
+    with steer(model, steering, row.strength, "all_but_first"):
         after = odds()
     by_subject = (after - before).reshape(-1, 2).mean(axis=1)
     assert row.effect == pytest.approx(by_subject.mean(), abs=1e-4)
@@ -101,7 +100,7 @@ def test_effects_are_those_of_the_model_run_by_hand(model: HookedModel, outcomes
     texts = [neutral()[index].text for index in np.random.default_rng([0, 1]).permutation(6)[:4]]
     tokens = passage_tokens(model, texts, n_tokens=8)
     p = model.logits(tokens).log_softmax(-1)
-    with steer(model, steering, row.strength):
+    with steer(model, steering, row.strength, "all_but_first"):
         q = model.logits(tokens).log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1)[tokens.mask].mean()
     assert float(kl) == pytest.approx(row.kl, abs=1e-5)

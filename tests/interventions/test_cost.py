@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.interventions.test_laws import MAKERS, noise
+from tests.interventions.fitted import LAWFUL, model_of, noise, steering_of
 from tests.tiny import tiny_model
-from workbench.interventions import ActAdd, ActivationScaling, Steering, SteerVec, Where, steer
+from workbench.interventions import ActAdd, ActivationScaling, DirectionalAblation, Steering, SteerVec, Where, steer
 from workbench.models import HookedModel
 
 PER_PASS = 10  # positions, scope and count of the tokens, once however many sites there are
@@ -43,10 +43,10 @@ def extra(model: HookedModel, steering: Steering, where: Where) -> float:
         return per_token(model) - plain
 
 
-@pytest.mark.parametrize("method", MAKERS)
+@pytest.mark.parametrize("method", LAWFUL)
 def test_a_token_costs_few_operations_per_site(method: str) -> None:
-    model = tiny_model("llama")
-    steering = MAKERS[method](model)
+    model = model_of("llama")
+    steering = steering_of(model, method)
     cost = extra(model, steering, "all")
     assert cost <= PER_PASS + PER_SITE * len(steering.sites), f"{cost} operations for {len(steering.sites)} sites"
 
@@ -67,4 +67,4 @@ def test_positions_beyond_reach_cost_nothing_per_site(make: Callable[[HookedMode
 
 def test_a_scope_without_generated_tokens_costs_nothing_per_site() -> None:
     model = tiny_model("llama")
-    assert extra(model, MAKERS["ablation"](model), "last_prompt") <= PER_PASS
+    assert extra(model, DirectionalAblation(noise(model.d_model), model.n_layers), "last_prompt") <= PER_PASS

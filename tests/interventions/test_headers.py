@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.interventions.fitted import steering_of
 from tests.interventions.test_artefacts import rewrite
-from tests.interventions.test_laws import MAKERS
 from tests.tiny import tiny_model
-from workbench.interventions import SteeringError, artefacts, load_steering, save_steering
+from workbench.interventions import SteeringError, files, load_steering, save_steering
 
 VALUES: list[Any] = [
     None, True, 0, 1, -1, 99, 1.5, 10**30, "", "x", "resid_post.1", [], [1], [[-1]], ["x"],
@@ -20,8 +20,8 @@ VALUES: list[Any] = [
 
 
 def forge(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    digest = artefacts._digest(tensors, header)
-    metadata = {"format": artefacts.FORMAT, "version": str(artefacts.FORMAT_VERSION)}
+    digest = files._digest(tensors, header)
+    metadata = {"format": files.FORMAT, "version": str(files.FORMAT_VERSION)}
     save_file(tensors, path, metadata={**metadata, "header": json.dumps(header | {"digest": digest})})
 
 
@@ -43,10 +43,10 @@ def changed(header: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[
     return copy
 
 
-@pytest.mark.parametrize("method", ["whole-dimension", "cds", "iti", "actadd"])
+@pytest.mark.parametrize("method", ["caa", "cds", "iti", "actadd"])
 def test_no_forged_header_is_believed(method: str, tmp_path: Path) -> None:
     model = tiny_model("llama")
-    steering = MAKERS[method](model)
+    steering = steering_of(model, method)
     path = tmp_path / "steering.safetensors"
     save_steering(path, steering, model)
     kept: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def test_no_forged_header_is_believed(method: str, tmp_path: Path) -> None:
 def test_a_tensor_of_another_shape_or_type_is_refused(direction: torch.Tensor, tmp_path: Path) -> None:
     model = tiny_model("llama")
     path = tmp_path / "steering.safetensors"
-    save_steering(path, MAKERS["whole-dimension"](model), model)
+    save_steering(path, steering_of(model, "caa"), model)
     kept: dict[str, Any] = {}
     rewrite(path, lambda tensors, metadata: kept.update(json.loads(metadata["header"])))
     del kept["digest"]
@@ -99,7 +99,7 @@ def test_a_tensor_of_another_shape_or_type_is_refused(direction: torch.Tensor, t
 def test_a_header_that_is_no_table_is_refused(header: str, tmp_path: Path) -> None:
     model = tiny_model("llama")
     path = tmp_path / "steering.safetensors"
-    save_steering(path, MAKERS["whole-dimension"](model), model)
+    save_steering(path, steering_of(model, "caa"), model)
     rewrite(path, lambda tensors, metadata: metadata.update(header=header))
     with pytest.raises(SteeringError, match=r"no readable header|was altered"):
         load_steering(path, model)

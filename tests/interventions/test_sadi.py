@@ -10,7 +10,7 @@ from tests.interventions.plain import answer_pairs, plain_last, plain_model
 from tests.tiny import tiny_model
 from workbench.activations import capture
 from workbench.interventions import SADI, Scope, SteeringError, pairs_of, steer
-from workbench.records import Pair, Site
+from workbench.records import NotApplicable, Pair, Site
 
 
 def mean_difference(family: str, kind: str, pairs: list[Pair]) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_strength_is_one_less_than_the_factor_of_the_released_code() -> None:
     mask[0, [2, 5]] = 1
     tokens = model.tokenize(["the court shall sum", "it was"], side="left")
     before = capture(model, tokens, [site])[0]
-    with steer(model, SADI(mask, "mlp_raw", (1,)), 9.0, SADI.published_scope):
+    with steer(model, SADI(mask, "mlp_raw", (1,)), 9.0):
         after = capture(model, tokens, [site])[0]
     expected = before.clone()
     expected[:, -1, [2, 5]] *= 10.0
@@ -71,5 +71,5 @@ def test_strength_is_one_less_than_the_factor_of_the_released_code() -> None:
     ],
 )
 def test_mistakes_are_named(mistake: Any, message: str) -> None:
-    with pytest.raises(SteeringError, match=message):
+    with pytest.raises((SteeringError, NotApplicable), match=message):
         mistake(tiny_model("llama"))

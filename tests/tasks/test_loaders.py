@@ -236,7 +236,8 @@ def test_a_model_as_judge_answers_greedily_and_an_answer_without_a_number_is_no_
         while len(written) < 4 and judge.tokenizer.eos_token_id not in written:
             with torch.inference_mode():
                 written.append(int(judge.hf_model(torch.tensor([ids + written])).logits[0, -1].argmax()))
-        answers.append(judge.decode([token for token in written if token != judge.tokenizer.eos_token_id]))
+        kept = [token for token in written if token != judge.tokenizer.eos_token_id]
+        answers.append(judge.decode(kept, after=ids))
         assert ask(prompt) == answers[-1]
     assert any(answers)
     extract = trait_file(tmp_path / "calm.json", ["the court", "a cell"])

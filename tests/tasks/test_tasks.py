@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model
-from workbench.interventions import ContrastiveAddition, DialItem, steer
+from workbench.interventions import ContrastiveAddition, ContrastPrompt, steer
 from workbench.models import HookedModel, batches, load_model
 from workbench.records import SPLITS, Pair, Prompt
 from workbench.tasks import (
@@ -38,7 +38,7 @@ from workbench.tasks import (
 )
 from workbench.tasks.base import score_parts
 from workbench.tasks.metrics import passage_losses, passage_tokens
-from workbench.tasks.questions import LETTERS, LetteredQuestion, dial_items
+from workbench.tasks.questions import LETTERS, LetteredQuestion, contrast_prompts
 from workbench.tasks.scoring import continuations, next_token_scores, passage_means, text_likelihoods
 
 BUILTIN_TASKS = {
@@ -333,12 +333,12 @@ def test_dial_items_are_single_tokens_or_the_first_of_longer_answers(model: Hook
         item("b", answers=(" it was",), distractors=(" it is",)),  # the same first token
         item("c", answers=("'s",), distractors=(" it",)),  # merges with the end of the prompt
     ]
-    assert dial_items(model, items) == (DialItem("the court", " shall", " was"),)
+    assert contrast_prompts(model, items) == (ContrastPrompt("the court", " shall", " was"),)
 
 
 def test_same_length_keeps_the_largest_group(model: HookedModel) -> None:
-    items = [DialItem(prompt, "x", "y") for prompt in ("a cell", "the", "it was", "of")]
-    assert {one.prompt for one in same_length(model, [*items, DialItem("a sum", "x", "y")])} == {
+    items = [ContrastPrompt(prompt, "x", "y") for prompt in ("a cell", "the", "it was", "of")]
+    assert {one.prompt for one in same_length(model, [*items, ContrastPrompt("a sum", "x", "y")])} == {
         "a cell",
         "it was",
         "a sum",
@@ -368,7 +368,7 @@ def test_builtin_tasks_have_three_splits_and_a_prompted_twin(name: str) -> None:
 def test_fitting_never_shows_a_tune_or_test_item(name: str, builtin: HookedModel) -> None:
     task = BUILTIN_TASKS[name]()
     data = task.fitting(builtin)
-    texts = [*data.positive, *data.negative, *(one.prompt for one in data.dial_items)]
+    texts = [*data.positive, *data.negative, *(one.prompt for one in data.contrast_prompts)]
     texts += [text for pair in data.pairs for text in (pair.positive, pair.negative)]
     held_out = [one.prompt for split in ("tune", "test") for one in task.items(split)]
     assert texts

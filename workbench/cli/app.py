@@ -12,7 +12,7 @@ from workbench.cli.compare import compare
 from workbench.cli.explore import card
 from workbench.cli.harness import lm_eval
 from workbench.cli.mask import mask, mask_exam
-from workbench.cli.methods import fit, heads, layers, steer
+from workbench.cli.methods import fit, heads, layers, methods, steer
 from workbench.cli.options import bundled
 from workbench.cli.paper import figures, paper
 from workbench.cli.study import doctor, find, label, models, study
@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (fit, "fit --method austeer --domain law --out law.safetensors"),
         (layers, "layers --persona pirate"),
         (heads, "heads --persona pirate --layer 3"),
+        (methods, "methods"),
     ),
     "Compare": (
         (compare, "compare --methods cds,austeer --tasks refusal,domain-loss:law --quick"),

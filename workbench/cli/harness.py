@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import Artefact, ModelOptions, Scope, Strength, check_table, read_where, words
+from workbench.cli.options import Artefact, ModelOptions, Scope, Strength, check_table, words
 
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
@@ -31,6 +31,7 @@ def lm_eval(
     import json
     import logging
 
+    from workbench.cli.jobs import read_scope
     from workbench.cli.output import no_other_bars
     from workbench.harness import evaluate_harness, require_harness
     from workbench.interventions import load_steering
@@ -42,7 +43,7 @@ def lm_eval(
     no_other_bars()
     loaded = load_model(options.model, device=options.device, dtype=options.dtype, allow_download=options.download)
     saved = None if artefact is None else load_steering(artefact, loaded)
-    where = Scope(read_where(scope)) if scope is not None else Scope() if saved is None else saved.scope
+    where = read_scope(scope) if scope is not None else "all_but_first" if saved is None else saved.scope
     result = evaluate_harness(
         loaded,
         words(tasks),

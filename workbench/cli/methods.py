@@ -8,11 +8,9 @@ import typer
 from workbench.cli.options import (
     Artefact,
     Domain,
-    K,
     Layer,
     ModelOptions,
     Scope,
-    SelectionName,
     Strength,
     Table,
     TextOptions,
@@ -22,10 +20,7 @@ from workbench.cli.options import (
 
 PERSONA = "pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}."
 Persona = Annotated[str, typer.Option("--persona", help=PERSONA)]
-METHOD_HELP = (
-    "cds, whole-dimension, austeer, actadd, ablation, addition, iti, sadi (on --pairs or --domain; cds on --domain), "
-    "style-heads (on --persona), activation-scaling, steer-vec, dyn-scalar (on --items)."
-)
+METHOD_HELP = "Name of a method; `workbench methods` lists them."
 SavedTo = typer.Option("--out", help="Save the fitted steering to this file.", callback=check_table)
 
 
@@ -34,10 +29,9 @@ def steer(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     domain: Domain = None,
     artefact: Artefact = None,
-    method: Annotated[str, typer.Option("--method", help="cds (DCDs only) or whole-dimension.")] = "cds",
+    method: Annotated[str, typer.Option("--method", help="See `workbench methods`; fitted on the domain.")] = "cds",
     layer: Layer = None,
-    k: K = 8,
-    selection: SelectionName = "magnitude",
+    k: UnitCount = None,
     strength: Strength = 1.0,
     scope: Scope = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length of the continuation.")] = 60,
@@ -45,17 +39,14 @@ def steer(
     out: Annotated[Path | None, SavedTo] = None,
 ) -> None:
     """Continue a text without and with steering."""
-    if (domain is None) == (artefact is None):
-        raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-    if artefact is not None and out is not None:
-        raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
-    from workbench.cli import jobs, output
+    from workbench.cli import method_jobs, output
+    from workbench.interventions import Setting
 
-    job = jobs.SteerOptions(
-        domain, method, strength, selection, layer, artefact, out, max_new_tokens, temperature, scope
+    job = method_jobs.SteerOptions(
+        domain, method, Setting(layer, k), strength, artefact, out, max_new_tokens, temperature, scope
     )
-    with output.progress_bars() as (stage, _):
-        plain, steered, steering = jobs.continuations(prompt, job, options.settings(k=k), stage)
+    with output.progress_bars():
+        plain, steered, steering = method_jobs.continuations(prompt, job, options.settings())
     sites = ", ".join(str(site) for site in steering.sites)
     typer.echo(f"{type(steering).__name__} at {sites}, strength {strength:g}")
     typer.echo(f"\n--- unsteered\n{prompt}{plain}\n\n--- steered\n{prompt}{steered}")
@@ -80,21 +71,29 @@ def fit(
     persona: Annotated[str | None, typer.Option("--persona", help=PERSONA)] = None,
     layer: Layer = None,
     k: UnitCount = None,
-    site: Annotated[str | None, typer.Option("--site", help="z, mlp_raw or resid_post, for austeer and sadi.")] = None,
-    selection: SelectionName = "magnitude",
     scope: Scope = None,
 ) -> None:
     """Fit a steering method and save it as an artefact, for steer --artefact."""
     from workbench.cli import method_jobs, output
+    from workbench.interventions import Setting
 
-    job = method_jobs.FitOptions(method, out, pairs, domain, items, persona, layer, k, site, selection, scope)
-    settings = options.settings(k=k if method == "cds" and k is not None else 8)
-    with output.progress_bars() as (stage, _):
-        fitted = method_jobs.fit(job, settings, stage)
-    sites = ", ".join(str(site) for site in fitted.steering.sites)
-    typer.echo(f"{type(fitted.steering).__name__} at {sites}")
-    typer.echo("\n".join(fitted.notes))
-    typer.echo(f'saved: {out}\ntry: workbench steer --artefact {out} "..."')
+    source = method_jobs.FitSource(pairs, domain, items, persona)
+    job = method_jobs.FitOptions(method, out, source, Setting(layer, k), scope)
+    with output.progress_bars():
+        fitted = method_jobs.fit(job, options.settings())
+    typer.echo(repr(fitted.steering))
+    typer.echo(f'fitted on {fitted.note}\nsaved: {out}\ntry: workbench steer --artefact {out} "..."')
+
+
+def methods() -> None:
+    """List the steering methods: what each is fitted on, and the tokens that it edits."""
+    from workbench.cli.method_jobs import OPTIONS
+    from workbench.interventions import METHODS
+
+    for card in METHODS.values():
+        names = ", ".join((card.name, *card.aliases))
+        options = " or ".join(f"--{name}" for name in OPTIONS[card.needs])
+        typer.echo(f"{names}: {card.summary} ({options}; scope {card.scope})")
 
 
 def layers(options: ModelOptions, persona: Persona, out: Table = None) -> None:

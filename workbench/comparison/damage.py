@@ -14,10 +14,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.comparison.arm_kinds import UNSTEERED
-from workbench.comparison.plan import N_OFF_TARGET_ITEMS, N_PREFIXES, arm_order, role_of
+from workbench.comparison.plan import N_OFF_TARGET_ITEMS, N_PREFIXES
 from workbench.comparison.store import CellKey
-from workbench.interventions import Scope, Where
+from workbench.interventions import UNSTEERED, Scope, Where, arm_named, arm_rank
 from workbench.models import HookedModel
 from workbench.records import BudgetKind, CellResult, Damage, ScoreResult
 from workbench.statistics import Interval, paired_interval
@@ -177,11 +176,11 @@ def damage_table(
             if key.task == task and isinstance(result, ScoreResult) and result.is_measured:
                 groups.setdefault((key.arm, key.budget, key.level), []).append(result.damage)
         base = groups.pop((UNSTEERED, "none", 0.0), [])
-        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], arm_order(group[0]))):
+        for arm, budget, level in sorted(groups, key=lambda group: (group[1], group[2], arm_rank(group[0]))):
             own = groups[arm, budget, level]
             for measure in _measures(own, metric):
                 means = _means(own, measure.name), _means(base, measure.name)
-                head = (task, arm, role_of(arm), budget, level, measure.name, measure.unit, measure.worse)
+                head = (task, arm, arm_named(arm).role, budget, level, measure.name, measure.unit, measure.worse)
                 found.append(Damage(*head, *_paired(*means, seed)))
     return found
 

@@ -3,14 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import AutoConfig
 
-from workbench.comparison.arm_kinds import ARM_KINDS, CONTROL_KINDS, PROMPT_ONLY, UNSTEERED, ArmKind, settings_of
 from workbench.comparison.arms import spread_layers
 from workbench.comparison.spec import ModelShape, ModelSpec, SizeSpec, Spec, SpecError, TaskSpec
 from workbench.comparison.store import CellKey, Stage, check_distinct
+from workbench.interventions import (
+    CONTROLS,
+    PROMPT_ONLY,
+    UNSTEERED,
+    MethodCard,
+    SteeringError,
+    arm_named,
+    method_named,
+)
 from workbench.models.batches import LOGITS_BYTES
 from workbench.models.loading import BUILTIN, find_model
 from workbench.tasks.base import TaskError
@@ -86,33 +94,18 @@ class Plan:
     n_generated: float
 
 
-def arms_of_spec(spec: Spec) -> tuple[ArmKind, ...]:
+def arms_of_spec(spec: Spec) -> tuple[MethodCard, ...]:
     """The methods asked for, then the controls, always the unsteered model; raises `SpecError` for unknown ones."""
-    known = [name for name, kind in ARM_KINDS.items() if kind.role == "method"]
-    for name in spec.methods:
-        if name not in known:
-            raise SpecError(f"unknown method {name!r}; choose one of {', '.join(known)} (controls are always run)")
-    controls = tuple(kind.name for kind in CONTROL_KINDS)
+    try:
+        methods = tuple(method_named(name) for name in spec.methods)
+    except SteeringError as error:
+        raise SpecError(f"{error} (controls are always run)") from error
+    controls = tuple(CONTROLS)
     for name in spec.controls or ():
         if name not in controls:
             raise SpecError(f"unknown control {name!r}; choose from {', '.join(controls)}")
     wanted = controls if spec.controls is None else (UNSTEERED, *spec.controls)
-    return tuple(ARM_KINDS[name] for name in (*spec.methods, *dict.fromkeys(wanted)))
-
-
-def role_of(arm: str) -> Literal["method", "control"]:
-    """Whether an arm is a method or a control."""
-    return ARM_KINDS[arm].role
-
-
-def is_drawn(arm: str) -> bool:
-    """Whether several random draws of an arm are averaged."""
-    return ARM_KINDS[arm].is_drawn
-
-
-def arm_order(arm: str) -> int:
-    """The place of an arm in tables: methods first, then controls."""
-    return list(ARM_KINDS).index(arm)
+    return methods + tuple(CONTROLS[name] for name in dict.fromkeys(wanted))
 
 
 def searched_layers(sizes: SizeSpec, n_layers: int) -> tuple[int, ...]:
@@ -174,28 +167,30 @@ def _fitted(spec: Spec, task: TaskFacts, cells: Sequence[CellKey]) -> float:
     """Texts run to fit the arms of a task: the rows that all share, then what every setting of a method needs."""
     sizes, both_sides = spec.sizes, 2.0 * task.n_fit
     cost = {"rows": 0.0, "once": 0.0, "per setting": both_sides}
-    cost["dial"] = OPTIMISATION_PASSES * sizes.dial_steps * min(sizes.n_dial, task.n_fit)
+    cost["optimisation"] = OPTIMISATION_PASSES * sizes.n_optimisation_steps
+    cost["optimisation"] *= min(sizes.n_optimisation_prompts, task.n_fit)
     settings = {
         (key.arm, key.setting, key.seed, key.level if key.budget == "coordinates" else 0)
         for key in cells
         if key.stage == "search"
     }
-    once = {(arm, seed) for arm, _, seed, _ in settings if ARM_KINDS[arm].fit == "once"}
-    return both_sides * (len(spec.seeds) + len(once)) + sum(cost[ARM_KINDS[arm].fit] for arm, *_ in settings)
+    once = {(arm, seed) for arm, _, seed, _ in settings if arm_named(arm).cost == "once"}
+    return both_sides * (len(spec.seeds) + len(once)) + sum(cost[arm_named(arm).cost] for arm, *_ in settings)
 
 
 def _cells_of_arm(
-    spec: Spec, task: TaskFacts, arm: ArmKind, layers: Sequence[int], n_heads: int, seed: int
+    spec: Spec, task: TaskFacts, arm: MethodCard, layers: Sequence[int], n_heads: int, seed: int
 ) -> list[CellKey]:
     name = task.name
     if arm.name in (UNSTEERED, PROMPT_ONLY):
         return [CellKey(name, arm.name, 0, "test", "-", "none", 0.0, seed)]
-    settings = settings_of(arm, layers, spec.k, n_heads)
     cells = []
     for draw in range(draws_of(spec, arm)):
         for kind, level in spec.budgets.levels():
             if kind == "coordinates" and not arm.takes_count:
                 continue
+            exact_k = int(level) if kind == "coordinates" else None
+            settings = [setting.name for setting in arm.settings(layers, spec.k, n_heads, exact_k)]
             if task.is_searched:
                 cells += [CellKey(name, arm.name, draw, "search", s, kind, level, seed) for s in settings]
             cells.append(CellKey(name, arm.name, draw, "test", "chosen", kind, level, seed))
@@ -204,7 +199,7 @@ def _cells_of_arm(
     return cells
 
 
-def draws_of(spec: Spec, arm: ArmKind) -> int:
+def draws_of(spec: Spec, arm: MethodCard) -> int:
     """How many random draws of an arm are run."""
     if not arm.is_drawn:
         return 1

@@ -23,10 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.comparison.arm_kinds import PROMPT_ONLY, UNSTEERED, ArmKind, settings_of, unmet
 from workbench.comparison.budgets import Budget, EditSize, edit_sizes, find_strengths, usable_band
 from workbench.comparison.damage import Values, off_target_scores, off_target_values, prefixes, text_damage
-from workbench.comparison.fitting import FitContext
+from workbench.comparison.fitting import fit_arm, scope_of, unmet
 from workbench.comparison.plan import (
     N_CONTINUED,
     N_OFF_TARGET_ITEMS,
@@ -39,7 +38,16 @@ from workbench.comparison.plan import (
 from workbench.comparison.spec import Spec, SpecError
 from workbench.comparison.store import CellError, CellFailedError, CellKey, CellStore, open_store
 from workbench.comparison.tables import Outcomes, TaskTable, tabulate, write_tables
-from workbench.interventions import Scope, Steering
+from workbench.interventions import (
+    PROMPT_ONLY,
+    UNSTEERED,
+    FitContext,
+    FittingData,
+    MethodCard,
+    Scope,
+    Setting,
+    Steering,
+)
 from workbench.models import HookedModel
 from workbench.records import (
     BudgetKind,
@@ -56,7 +64,7 @@ from workbench.records import (
     write_json,
 )
 from workbench.statistics import Interval, paired_interval
-from workbench.tasks.base import FittingData, Metric, Scores, Task, TaskError, check_subjects, score_parts
+from workbench.tasks.base import Metric, Scores, Task, TaskError, check_subjects, score_parts
 from workbench.tasks.metrics import PLAIN, NeutralText, Part
 from workbench.tasks.scoring import continuations
 
@@ -217,8 +225,8 @@ def _facts_of(
         check_subjects(task.name, split, items[split])
     prompts = [item.prompt for chosen in items.values() for item in chosen]
     lengths = [len(model.text.ids(prompt)) for prompt in prompts]
-    has_words = has_instruction(task.task)
-    reasons = {arm.name: unmet(arm, data, has_words=has_words, lengths=lengths) for arm in arms_of_spec(spec)}
+    is_prompted = has_instruction(task.task)
+    reasons = {arm.name: unmet(arm, data, has_instruction=is_prompted, lengths=lengths) for arm in arms_of_spec(spec)}
     return TaskFacts(
         task.name,
         reasons,
@@ -244,10 +252,19 @@ def has_instruction(task: Task) -> bool:
 
 def _fit_context(run: Run, task: ComparisonTask, data: FittingData, seed: int) -> FitContext:
     """What all arms of a task are fitted on, with one seed."""
-    sizes, scope = run.spec.sizes, Scope(run.spec.scope)  # pyright: ignore[reportArgumentType]
-    given: dict[str, Any] = {} if task.collected is None else {"collected": task.collected, "domain": task.domain}
-    counts = sizes.n_fit, sizes.n_dial, sizes.dial_steps
-    return FitContext(run.model, data, run.layers, run.spec.k, seed, task.pooling, scope, *counts, **given)
+    sizes = run.spec.sizes
+    context = FitContext(
+        run.model,
+        data,
+        seed=seed,
+        pooling=task.pooling,
+        n_fit=sizes.n_fit,
+        n_optimisation_prompts=sizes.n_optimisation_prompts,
+        n_optimisation_steps=sizes.n_optimisation_steps,
+    )
+    if task.collected is None:
+        return context
+    return dataclasses.replace(context, collected=task.collected, domain=task.domain)
 
 
 def _tasks_with_same_fit_data(tasks: Sequence[ComparisonTask], data: Sequence[FittingData]) -> dict[str, str]:
@@ -306,7 +323,7 @@ class ArmRun:
     context: EvaluationContext
     task: ComparisonTask
     fits: FitContext
-    arm: ArmKind
+    arm: MethodCard
     draw: int
     seed: int
     budgets_from: str = ""
@@ -314,20 +331,25 @@ class ArmRun:
     @property
     def scope(self) -> Scope:
         """Everybody edits the same tokens, but methods whose vectors stand at absolute positions of the prompt."""
-        return self.fits.scope_of(self.arm.name)
+        return scope_of(self.arm, self.context.spec.scope)
 
     def fitted(self, key: CellKey) -> Steering:
         """The arm at the setting of a search cell. Raises `NotApplicable` where the data do not allow it."""
-        k = int(key.level) if key.budget == "coordinates" else self.context.spec.k
-        return self.fits.fitted(self.arm.name, k, self.draw)[key.setting]
+        setting = dataclasses.replace(self._settings(key.budget, key.level)[key.setting], draw=self.draw)
+        return fit_arm(self.arm, self.fits, setting).steering
+
+    def _settings(self, kind: BudgetKind, level: float) -> dict[str, Setting]:
+        """All settings by name; at a budget of coordinates with that many units."""
+        spec, exact_k = self.context.spec, int(level) if kind == "coordinates" else None
+        settings = self.arm.settings(self.context.run.layers, spec.k, self.fits.n_heads, exact_k)
+        return {setting.name: setting for setting in settings}
 
     def search_keys(self, kind: BudgetKind, level: float) -> list[CellKey]:
         """The search cells that the setting at a budget is chosen from."""
-        spec, model = self.context.spec, self.context.model
         name = self.task.searched.name
         return [
             CellKey(name, self.arm.name, self.draw, "search", setting, kind, level, self.seed)
-            for setting in settings_of(self.arm, self.context.run.layers, spec.k, model.n_layers * model.n_heads)
+            for setting in self._settings(kind, level)
         ]
 
     def baseline(self, split: Split, *, is_prompted: bool = False) -> Scores:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -107,9 +107,9 @@ class BudgetSpec:
 class SizeSpec:
     """How much text is run; `n_layers` layers spread over the depth are searched, in every arm alike.
 
-    `n_fit` texts (or pairs) of each side are fitted on; methods with a dial learn from `n_dial` prompts in `dial_steps`
-    steps. `n_random` draws of k dimensions, `n_drawn` of noise and of shuffled labels. `curves` asks for strength
-    curves with usable bands.
+    `n_fit` texts (or pairs) of each side are fitted on; learned scaling takes `n_optimisation_prompts` prompts in
+    `n_optimisation_steps` steps. `n_random` draws of k dimensions, `n_drawn` of noise and of shuffled labels. `curves`
+    asks for strength curves with usable bands.
     """
 
     n_neutral: Several = 12
@@ -117,8 +117,8 @@ class SizeSpec:
     n_tune: Several = 24
     n_test: Several = 60
     n_fit: Several = 96
-    n_dial: Count = 32
-    dial_steps: Count = 60
+    n_optimisation_prompts: Count = 32
+    n_optimisation_steps: Count = 60
     n_layers: Count = 3
     layers: Annotated[tuple[Index, ...], Distinct] = ()
     n_random: Annotated[int, Field(ge=5)] = 5  # fewer draws are no control
@@ -128,9 +128,10 @@ class SizeSpec:
 
 @checked(SpecError)
 class Spec:
-    """A comparison: methods and tasks, budgets, sizes and seeds. `k` is the number of coordinates or units chosen.
+    """A comparison: methods and tasks, budgets, sizes and seeds. `k` coordinates are chosen where they are counted.
 
-    `controls` are run beside the methods, all of them by default; the unsteered model always is.
+    `scope` is where all arms edit; "own" leaves every method its own. `controls` are run beside the methods, all of
+    them by default; the unsteered model always is.
     """
 
     name: Name
@@ -141,7 +142,7 @@ class Spec:
     sizes: SizeSpec = field(default_factory=SizeSpec)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
-    scope: Where = "all_but_first"
+    scope: Where | Literal["own"] = "all_but_first"
     controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:
@@ -157,7 +158,15 @@ class Spec:
     def quick(self) -> "Spec":
         """The same comparison with one KL level, two layers, fewer items and no curves; still five random draws."""
         level = self.budgets.kl[len(self.budgets.kl) // 2] if self.budgets.kl else self.budgets.at_kl
-        most = {"n_neutral": 4, "n_tune": 6, "n_test": 12, "n_fit": 24, "n_dial": 6, "dial_steps": 12, "n_layers": 2}
+        most = {
+            "n_neutral": 4,
+            "n_tune": 6,
+            "n_test": 12,
+            "n_fit": 24,
+            "n_optimisation_prompts": 6,
+            "n_optimisation_steps": 12,
+            "n_layers": 2,
+        }
         fewer = {name: min(count, getattr(self.sizes, name)) for name, count in most.items()}
         sizes = dataclasses.replace(self.sizes, **fewer, layers=(), n_drawn=1, curves=False)
         budgets = dataclasses.replace(self.budgets, kl=(level,), edit=(), coordinates=())
@@ -181,8 +190,8 @@ def left_out(whole: Spec, quick: Spec) -> str:
         "n_test": "test items",
         "n_fit": "texts fitted on",
         "n_neutral": "neutral passages",
-        "n_dial": "prompts per dial",
-        "dial_steps": "steps per dial",
+        "n_optimisation_prompts": "prompts per dial",
+        "n_optimisation_steps": "steps per dial",
         "n_drawn": "draws of noise and of shuffled labels",
     }
     counts = {name: (getattr(quick.sizes, name), getattr(whole.sizes, name)) for name in words}

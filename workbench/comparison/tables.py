@@ -16,10 +16,9 @@ import pandas as pd
 from jaxtyping import Float64
 from scipy import stats
 
-from workbench.comparison.arm_kinds import PROMPT_ONLY, UNSTEERED
 from workbench.comparison.damage import damage_table
-from workbench.comparison.plan import arm_order, is_drawn, role_of
 from workbench.comparison.store import CellKey
+from workbench.interventions import PROMPT_ONLY, UNSTEERED, arm_named, arm_rank
 from workbench.records import (
     BudgetKind,
     CellResult,
@@ -44,7 +43,8 @@ from workbench.statistics import (
 from workbench.tasks.base import Metric
 
 Cells = Mapping[CellKey, CellResult]
-RIVALS = ("whole-dimension", "sadi", "random-k", PROMPT_ONLY)  # what methods are compared with, beside unsteered
+# What methods are compared with, beside unsteered.
+RIVALS = ("caa", "whole-dimension", "sadi-heads", "sadi-mlp", "random-k", PROMPT_ONLY)
 NAN = math.nan
 
 
@@ -89,7 +89,7 @@ def contrasts(
 
 
 def _rivals(arm: str) -> tuple[str, ...]:
-    return RIVALS if role_of(arm) == "method" else ()
+    return RIVALS if arm_named(arm).role == "method" else ()
 
 
 def record_frame(kind: type[Any], records: Sequence[Any]) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def curves(cells: Cells, tasks: Sequence[TaskTable], *, limit: float) -> list[St
         for key, result in cells.items():
             if key.task == task.name and isinstance(result, CurveResult):
                 found.append(_curve(task, key, result, limit))
-    return sorted(found, key=lambda one: (one.task, arm_order(one.arm)))
+    return sorted(found, key=lambda one: (one.task, arm_rank(one.arm)))
 
 
 def _curve(task: TaskTable, key: CellKey, result: CurveResult, limit: float) -> StrengthCurve:
@@ -249,7 +249,7 @@ def _entries(cells: Cells, tasks: Sequence[TaskTable]) -> list[_Entry]:
             found.setdefault((key.task, key.arm, key.budget, key.level), None)
     order = {task.name: (index, task) for index, task in enumerate(tasks)}
     known = [one for one in found if one[0] in order]
-    known.sort(key=lambda one: (order[one[0]][0], one[2], one[3], arm_order(one[1])))
+    known.sort(key=lambda one: (order[one[0]][0], one[2], one[3], arm_rank(one[1])))
     return [_entry(cells, order[task][1], arm, budget, level) for task, arm, budget, level in known]
 
 
@@ -282,7 +282,7 @@ def _contrast(entry: _Entry, other: _Entry, metric: Metric, seed: int, *, is_pri
         task=entry.task.name,
         domain=entry.task.domain,
         arm=entry.arm,
-        role=role_of(entry.arm),
+        role=arm_named(entry.arm).role,
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
@@ -354,7 +354,7 @@ def _note(entry: _Entry) -> str:
     """What a reader must know: draws averaged, budgets out of reach, arms that could not be fitted."""
     notes = []
     ran = [result for result in entry.cells.values() if result.is_measured]
-    if is_drawn(entry.arm):
+    if arm_named(entry.arm).is_drawn:
         notes.append(f"mean of {len(ran)} draw(s)")
     notes += [result.note for result in entry.cells.values() if not result.is_measured]
     notes += [result.note for result in ran]

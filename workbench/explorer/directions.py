@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.explorer.material import ExplorerError, Material
-from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Steering, steer
+from workbench.interventions import ContrastiveAddition, CriticalDimensionSteering, Steering, SteeringError, steer
+from workbench.interventions.directions import domain_difference
 
 Edit = Literal["this dimension", "dimensions of the domain (CDS)", "all dimensions"]
 EDITS: tuple[Edit, ...] = get_args(Edit)
@@ -20,14 +21,10 @@ def direction_towards(material: Material, domain: str, layer: int) -> Float[Tens
     Every passage counts once, by the mean over its tokens after the first: the direction that
     `CriticalDimensionSteering.fit` finds on the same passages.
     """
-    rows = material.rows
-    identify = rows.where(split="identify")
-    inside = rows.where(domain=domain)
-    means = rows.pooled("mean")[:, layer].astype(np.float64)
-    if not (identify & inside).any() or not (identify & ~inside).any():
-        raise ExplorerError(f"no passages of {domain!r} or of another domain to identify on; use a larger corpus")
-    difference = means[identify & inside].mean(axis=0) - means[identify & ~inside].mean(axis=0)
-    return torch.from_numpy(difference.astype(np.float32))
+    try:
+        return domain_difference(material.rows, domain, [layer])[0]
+    except SteeringError as error:
+        raise ExplorerError(str(error)) from error
 
 
 def spread(material: Material, layer: int, dimension: int) -> float:

@@ -9,10 +9,10 @@ from workbench.interventions.ablation import (
     select_direction,
 )
 from workbench.interventions.actadd import ActAdd
-from workbench.interventions.activation_scaling import ActivationScaling
-from workbench.interventions.artefacts import Artefact, load_steering, save_steering
+from workbench.interventions.artefacts import load_steering
 from workbench.interventions.austeer import AUSteer, rms_ratios
 from workbench.interventions.base import (
+    Artefact,
     Combination,
     ProbeLog,
     Scope,
@@ -21,27 +21,44 @@ from workbench.interventions.base import (
     SteeringHandle,
     Strength,
     Where,
+    save_steering,
     steer,
 )
 from workbench.interventions.caa import ContrastiveAddition
 from workbench.interventions.cds import CriticalDimensionSteering
-from workbench.interventions.dial_items import (
+from workbench.interventions.context import FitContext, FittingData
+from workbench.interventions.contrast_prompts import (
     CCC_TEMPLATE,
     IOI_TEMPLATE,
+    ContrastPrompt,
     builtin_items,
     ccc_items,
     ioi_items,
     read_items,
+    same_length,
     usable_items,
 )
-from workbench.interventions.dyn_scalar import DynScalar
+from workbench.interventions.controls import (
+    CONTROLS,
+    PROMPT_ONLY,
+    UNSTEERED,
+    arm_named,
+    arm_rank,
+    every_card,
+)
 from workbench.interventions.head_scores import HeadScores, head_scores
 from workbench.interventions.iti import ITI, HeadProbes, probe_heads
-from workbench.interventions.learned_scaling import DialItem, DialReport, Objective, evaluate_dial
-from workbench.interventions.methods import METHODS
+from workbench.interventions.methods import METHODS, MethodCard, Setting, method_named
 from workbench.interventions.pairs import pairs_of
 from workbench.interventions.sadi import SADI
-from workbench.interventions.steer_vec import SteerVec
+from workbench.interventions.scaling import (
+    ActivationScaling,
+    DynScalar,
+    Objective,
+    ScalingReport,
+    SteerVec,
+    evaluate_scaling,
+)
 from workbench.interventions.style_data import PersonaExchanges, builtin_personas, persona_exchanges, read_exchanges
 from workbench.interventions.style_heads import (
     Exchange,
@@ -70,33 +87,40 @@ from workbench.interventions.unit_scores import (
 
 __all__ = [
     "CCC_TEMPLATE",
+    "CONTROLS",
     "IOI_TEMPLATE",
     "ITI",
     "METHODS",
     "POSITIONS",
+    "PROMPT_ONLY",
     "SADI",
+    "UNSTEERED",
     "AUSteer",
     "ActAdd",
     "ActivationScaling",
     "Artefact",
     "CandidateScore",
     "Combination",
+    "ContrastPrompt",
     "ContrastiveAddition",
     "CriticalDimensionSteering",
-    "DialItem",
-    "DialReport",
     "DirectionalAblation",
     "DynScalar",
     "Exchange",
+    "FitContext",
+    "FittingData",
     "HeadAblation",
     "HeadProbes",
     "HeadScores",
     "LayerMap",
+    "MethodCard",
     "Objective",
     "PersonaActivations",
     "PersonaExchanges",
     "ProbeLog",
+    "ScalingReport",
     "Scope",
+    "Setting",
     "SignScores",
     "SteerVec",
     "Steering",
@@ -106,17 +130,21 @@ __all__ = [
     "StyleHeads",
     "UnitSelection",
     "Where",
+    "arm_named",
+    "arm_rank",
     "builtin_items",
     "builtin_personas",
     "candidate_directions",
     "ccc_items",
     "cumulative_ablations",
-    "evaluate_dial",
+    "evaluate_scaling",
+    "every_card",
     "head_scores",
     "heads_by_role",
     "ioi_items",
     "layer_map",
     "load_steering",
+    "method_named",
     "null_threshold",
     "pairs_of",
     "persona_activations",
@@ -127,6 +155,7 @@ __all__ = [
     "read_items",
     "refusal_scores",
     "rms_ratios",
+    "same_length",
     "save_steering",
     "score_candidates",
     "select_direction",

@@ -11,7 +11,7 @@ Block outputs need no edit of their own: at strength 1 the three sites leave not
 site keeps 1 - s of it, so block after block the part that came from earlier blocks shrinks by another 1 - s.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,9 +25,9 @@ from torch.nn.functional import linear
 
 from workbench.interventions.base import Scope, Steering, SteeringError, steer
 from workbench.interventions.caa import ContrastiveAddition
-from workbench.interventions.directions import BATCH, check_finite
-from workbench.models import Call, HookedModel
-from workbench.records import Site
+from workbench.interventions.directions import BATCH, Pooling, check_finite, checked_texts, difference_in_means
+from workbench.models import HookedModel
+from workbench.records import NotApplicable, Site
 
 
 @final
@@ -72,16 +72,24 @@ class DirectionalAblation(Steering):
 
     @classmethod
     def fit(
-        cls, model: HookedModel, positive: Sequence[str], negative: Sequence[str], *, layer: int, position: int = -1
+        cls,
+        model: HookedModel,
+        positive: Sequence[str],
+        negative: Sequence[str],
+        *,
+        layer: int,
+        pooling: Pooling = "last",
     ) -> "DirectionalAblation":
-        """Ablate the difference in means at the block input of `layer`, `position` tokens from the end (-1 = last).
+        """Ablate the difference in means at the input of `layer`, at the last token or the mean over tokens.
 
-        To choose layer and position by their effect use `candidate_directions`, `score_candidates`, `select_direction`.
+        To choose layer and token by their effect use `candidate_directions`, `score_candidates`, `select_direction`.
+        Raises `NotApplicable` where the means do not differ.
         """
-        if position >= 0:
-            raise SteeringError(f"position counts from the end of the prompt, so it must be negative, not {position}")
-        candidates = candidate_directions(model, positive, negative, n_positions=-position, layers=[layer])
-        return cls(candidates[0, 0].float(), model.n_layers)
+        site = Site("resid_pre", layer)
+        direction = difference_in_means(model, positive, negative, [site], pooling)[0, 0].float()
+        if not bool(direction.any()):
+            raise NotApplicable(f"both kinds of texts have the same mean at {site}, so there is no direction to ablate")
+        return cls(direction, model.n_layers)
 
 
 def candidate_directions(
@@ -94,34 +102,7 @@ def candidate_directions(
 ) -> Float64[Tensor, "layer pos d_model"]:
     """Difference in means of block inputs at the last `n_positions` tokens (index -1 = last), float64, streamed."""
     sites = [Site("resid_pre", layer) for layer in (range(model.n_layers) if layers is None else layers)]
-    if n_positions < 1:
-        raise SteeringError(f"n_positions must be at least 1, not {n_positions}")
-    return _final_means(model, positive, sites, n_positions) - _final_means(model, negative, sites, n_positions)
-
-
-def _final_means(
-    model: HookedModel, texts: Sequence[str], sites: Sequence[Site], n_positions: int
-) -> Float64[Tensor, "layer pos d_model"]:
-    index = {site: number for number, site in enumerate(sites)}
-    total = torch.zeros(len(sites), n_positions, model.d_model, dtype=torch.float64)
-
-    def add(values: Tensor, site: Site, call: Call) -> None:
-        total[index[site]] += values[:, -n_positions:].double().sum(dim=0).cpu()
-
-    for chosen in _batches(texts):
-        tokens = model.tokenize(chosen, side="left")
-        if int(tokens.lengths.min()) < n_positions:
-            raise SteeringError(f"a text has {int(tokens.lengths.min())} tokens, fewer than n_positions={n_positions}")
-        with model.hooked(dict.fromkeys(sites, add)):
-            model.run(tokens)
-    return total / len(texts)
-
-
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    if not texts:
-        raise SteeringError("no texts to run; pass at least one text that has the behaviour and one that has not")
-    for start in range(0, len(texts), BATCH):
-        yield texts[start : start + BATCH]
+    return difference_in_means(model, positive, negative, sites, n_positions)
 
 
 # --- which direction --------------------------------------------------------------------------------------------------
@@ -218,8 +199,8 @@ def _next_token(
     """Log probabilities of the token after each text, plain or steered at every position."""
     pieces = []
     with nullcontext() if steering is None else steer(model, steering, 1.0, "all"):
-        for chosen in _batches(texts):
-            logits = model.logits(model.tokenize(chosen, side="left"), last_only=True)
+        for start in range(0, len(checked_texts(texts)), BATCH):
+            logits = model.logits(model.tokenize(texts[start : start + BATCH], side="left"), last_only=True)
             pieces.append(logits[:, 0].double().log_softmax(dim=-1).cpu())
     return torch.cat(pieces)
 

@@ -23,7 +23,7 @@ from workbench.activations import capture
 from workbench.interventions.base import Scope, Steering, SteeringError, at_positions
 from workbench.interventions.directions import check_finite
 from workbench.models import HookedModel
-from workbench.records import Pair, Site, Tokens
+from workbench.records import NotApplicable, Pair, Site, Tokens
 
 
 @final
@@ -80,7 +80,7 @@ def _padded(model: HookedModel, texts: Sequence[str], padding: str) -> Tokens:
         return tokens
     token = model.text.ids(padding)
     if len(token) != 1:
-        raise SteeringError(
+        raise NotApplicable(
             f"the texts have {int(tokens.lengths.min())} to {int(tokens.lengths.max())} tokens and the padding "
             f"{padding!r} is {len(token)} tokens; pass texts of equal length or a padding of one token"
         )

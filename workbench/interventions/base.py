@@ -7,8 +7,10 @@ and the edit is linear in it.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from numbers import Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -16,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.models import Call, HookedModel, HookFunction
+from workbench.interventions.files import plain_value, write_file
+from workbench.models import Call, HookedModel, HookFunction, provenance
 from workbench.records import Site, Where
 
 # One number, one per absolute position (from 0; later positions are not edited), or a function of absolute positions.
@@ -49,6 +52,10 @@ class Scope:
         if any(position < 0 for position in (*self.exclude, *(() if isinstance(self.where, str) else self.where))):
             raise SteeringError("positions in a scope are absolute and counted from 0; none may be negative")
 
+    def __str__(self) -> str:
+        where = self.where if isinstance(self.where, str) else "positions " + ", ".join(map(str, self.where))
+        return where + (f" without {', '.join(map(str, self.exclude))}" if self.exclude else "")
+
     def mask(self, call: Call) -> Bool[Tensor, "batch pos"]:
         """True where tokens are edited; padding never is."""
         positions, end = call.positions, call.prompt_lengths[:, None]
@@ -73,18 +80,30 @@ class Scope:
         return chosen
 
 
+ScopeLike = Scope | Where | tuple[int, ...]
+
+
 class Steering(ABC):
     """What a method would add to the activations, at strength 1. Subclasses are frozen dataclasses and final.
 
-    `published_scope` is where the method's source edits; `steer` does not look at it, the command line does.
+    `published_scope` is where the method's source edits: what `steer` takes where no scope is given.
     """
 
     published_scope: ClassVar[Scope] = Scope("all_but_first")
+
+    def __init_subclass__(cls) -> None:
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Steering.__repr__  # set before `dataclass` would write one that prints whole tensors
 
     @property
     @abstractmethod
     def sites(self) -> tuple[Site, ...]:
         """Where the method acts."""
+
+    @property
+    def scope(self) -> Scope:
+        """The tokens edited where no scope is given."""
+        return self.published_scope
 
     @property
     def prompt_length(self) -> int | None:
@@ -110,6 +129,33 @@ class Steering(ABC):
         assert is_dataclass(self)
         return replace(self, **{field.name: _on(getattr(self, field.name), device) for field in fields(self)})
 
+    def apply(self, model: HookedModel, strength: Strength = 1.0, scope: ScopeLike | None = None) -> "SteeringHandle":
+        """`steer(model, self, strength, scope)`."""
+        return steer(model, self, strength, scope)
+
+    def save(self, path: str | Path, model: HookedModel, **options: Any) -> None:
+        """`save_steering(path, self, model)`; options are those of `save_steering`."""
+        save_steering(path, self, model, **options)
+
+    def __repr__(self) -> str:
+        """Sites, what the tensors hold, the other values, and the scope: a few lines, no tensor in full."""
+        assert is_dataclass(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = [
+            f"{name}: {int(value.count_nonzero())} of {value.numel()} values are not 0"
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        ]
+        others = [f"{name}={_short(value)}" for name, value in values.items() if not isinstance(value, Tensor)]
+        return "\n  ".join(
+            [
+                f"{type(self).__name__}({', '.join(others)})",
+                f"sites: {_short(tuple(map(str, self.sites)))}",
+                *tensors,
+                f"scope: {self.scope}",
+            ]
+        )
+
 
 def _on(value: Any, device: torch.device) -> Any:
     match value:
@@ -123,6 +169,14 @@ def _on(value: Any, device: torch.device) -> Any:
             return value
 
 
+def _short(value: Any) -> str:
+    """A value in at most a few words: the first and the number of a long tuple."""
+    if isinstance(value, tuple):
+        shown = ", ".join(map(str, value[:4]))
+        return f"({shown}, ... {len(value)} in all)" if len(value) > 4 else f"({shown})"
+    return str(value)
+
+
 @dataclass(frozen=True)
 class Combination(Steering):
     """Several steerings at once, each times its weight; all deltas are computed from the same unedited activation."""
@@ -132,6 +186,25 @@ class Combination(Steering):
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(sorted({site for part, _ in self.parts for site in part.sites}))
+
+    @property
+    def scope(self) -> Scope:
+        """The scope of all parts; raises where they differ, since a combination is applied in one."""
+        scopes = {part.scope for part, _ in self.parts}
+        if len(scopes) > 1:
+            raise SteeringError(
+                f"the parts have different scopes ({', '.join(sorted(map(str, scopes)))}); pass the scope to steer in"
+            )
+        return scopes.pop() if scopes else self.published_scope
+
+    @property
+    def prompt_length(self) -> int | None:
+        return next((part.prompt_length for part, _ in self.parts if part.prompt_length is not None), None)
+
+    @property
+    def reach(self) -> int | None:
+        reaches = [part.reach for part, _ in self.parts]
+        return None if None in reaches else max((reach for reach in reaches if reach is not None), default=None)
 
     def delta(
         self, x: Float[Tensor, "batch pos width"], site: Site, positions: Int[Tensor, "batch pos"]
@@ -145,6 +218,23 @@ class Combination(Steering):
     def check_model(self, model: HookedModel) -> None:
         for part, _ in self.parts:
             part.check_model(model)
+
+    def __repr__(self) -> str:
+        parts = [f"{weight:g} x {part!r}".replace("\n", "\n  ") for part, weight in self.parts]
+        return "\n  ".join([f"Combination of {len(self.parts)}", *parts])
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A steering with the scope that it was saved for and what else its file says; `steer` takes it like a steering."""
+
+    steering: Steering
+    scope: Scope
+    header: Mapping[str, Any]
+
+    def apply(self, model: HookedModel, strength: Strength = 1.0, scope: ScopeLike | None = None) -> "SteeringHandle":
+        """`steer(model, self, strength, scope)`."""
+        return steer(model, self, strength, scope)
 
 
 class ProbeLog:
@@ -214,6 +304,7 @@ class SteeringHandle:
 
     def __init__(self, model: HookedModel, steering: Steering, strength: Strength, scope: Scope) -> None:
         self.log = ProbeLog(steering.sites)
+        self._text = f"{steering!r}\n  strength {_strength_text(strength)}, applied in scope {scope}"
         self._pass: _Pass | None = None  # through it the hooks hold the handle: it acts until removed, kept or not
         reach = steering.reach
 
@@ -234,6 +325,9 @@ class SteeringHandle:
         """Set the hooks; `steer` has done so already."""
         self._hooks.__enter__()
         return self
+
+    def __repr__(self) -> str:
+        return f"{self._text}\n  edited so far: {self.log}"
 
     def remove(self) -> None:
         """Take the steering off the model; calling it again does nothing."""
@@ -270,30 +364,27 @@ def _weights(
 
 def steer(
     model: HookedModel,
-    steering: Steering,
+    steering: Steering | Artefact,
     strength: Strength = 1.0,
-    scope: Scope | Where | tuple[int, ...] = "all_but_first",
+    scope: ScopeLike | None = None,
 ) -> SteeringHandle:
     """Apply a steering to a model: add `strength * delta` to the activations of the tokens in scope.
 
-    Use as `with steer(model, steering, 2.0): ...` or keep the handle and call `remove()`. Strength multiplies the
-    method's own delta (activation units for added directions); negative strengths reverse it. It may differ by token:
-    a tensor holds one strength per absolute position, and positions beyond its end are not edited; a function gets the
-    absolute positions (-1 on padding) and returns as many strengths. Raises `SteeringError` before anything is hooked
-    if the steering has no sites or does not fit the model.
+    Use as `with steer(model, steering, 2.0): ...` or keep the handle and call `remove()`. Without a `scope` the
+    method's own is taken, or that of the artefact. Strength multiplies the method's own delta (activation units for
+    added directions); negative strengths reverse it. It may differ by token: a tensor holds one strength per absolute
+    position, and positions beyond its end are not edited; a function gets the absolute positions (-1 on padding) and
+    returns as many strengths. Raises `SteeringError` before anything is hooked if the steering has no sites or does not
+    fit the model.
     """
-    if isinstance(strength, int | float):
-        strength = float(strength)
-    if isinstance(strength, float) and not math.isfinite(strength):
-        raise SteeringError(f"strength must be a finite number, not {strength}")
-    if isinstance(strength, Tensor):
-        if strength.dim() != 1 or len(strength) == 0 or not bool(torch.isfinite(strength).all()):
-            raise SteeringError(
-                f"strengths must be finite, one per position, in one row; given shape {tuple(strength.shape)}"
-            )
-        strength = strength.detach().float()
+    if isinstance(steering, Artefact):
+        scope, steering = steering.scope if scope is None else scope, steering.steering
+    if not isinstance(steering, Steering):
+        raise SteeringError(f"expected a steering or an artefact of one, given {type(steering).__name__}")
+    strength = _checked_strength(strength)
     steering = steering.on(model.device)
     check_fit(model, steering)
+    scope = steering.scope if scope is None else scope
     _check_size(model, steering, strength)
     handle = SteeringHandle(model, steering, strength, scope if isinstance(scope, Scope) else Scope(scope))
     try:
@@ -301,6 +392,71 @@ def steer(
     except BaseException:  # an interrupt too: nobody has the handle yet
         handle.remove()
         raise
+
+
+def _checked_strength(strength: Strength) -> Strength:
+    match strength:
+        case Real():
+            if not math.isfinite(strength):
+                raise SteeringError(f"strength must be a finite number, not {strength}")
+            return float(strength)
+        case Tensor():
+            if strength.dim() != 1 or len(strength) == 0 or not bool(torch.isfinite(strength).all()):
+                raise SteeringError(
+                    f"strengths must be finite, one per position, in one row; given shape {tuple(strength.shape)}"
+                )
+            return strength.detach().float()
+    if not callable(strength):
+        raise SteeringError(
+            f"strength {strength!r} is no number; pass a number, a tensor of one per position, or a function"
+        )
+    return strength
+
+
+def _strength_text(strength: Strength) -> str:
+    if isinstance(strength, float):
+        return f"{strength:g}"
+    return f"for {len(strength)} positions" if isinstance(strength, Tensor) else "by a function of positions"
+
+
+def save_steering(
+    path: str | Path,
+    steering: Steering,
+    model: HookedModel,
+    *,
+    scope: ScopeLike | None = None,
+    data_hashes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a steering for one model to one file, complete or not at all; without a `scope` with the method's own."""
+    check_fit(model, steering)
+    scope = steering.scope if scope is None else scope if isinstance(scope, Scope) else Scope(scope)
+    tensors, described = _payload(steering, "")
+    header = {
+        **described,
+        "sites": [str(site) for site in steering.sites],
+        "scope": plain_value(asdict(scope)),
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "made_with": provenance(model),
+        "data": dict(data_hashes or {}),
+    }
+    write_file(path, tensors, header)
+
+
+def _payload(steering: Steering, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a steering, their names after a prefix, and its other values; of a combination, part by part."""
+    if isinstance(steering, Combination):
+        tensors, parts = {}, []
+        for number, (part, weight) in enumerate(steering.parts):
+            found, described = _payload(part, f"{prefix}{number}.")
+            tensors |= found
+            parts.append({**described, "weight": float(weight)})
+        return tensors, {"operation": "Combination", "parts": parts}
+    assert is_dataclass(steering)
+    values = {field.name: getattr(steering, field.name) for field in fields(steering)}
+    tensors = {prefix + name: value.detach().cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    others = {name: plain_value(value) for name, value in values.items() if not isinstance(value, Tensor)}
+    return tensors, {"operation": type(steering).__name__, "values": others}
 
 
 def _check_size(model: HookedModel, steering: Steering, strength: Strength) -> None:

@@ -15,7 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.interventions.base import Steering
-from workbench.interventions.directions import Pooling, check_finite, difference_in_means
+from workbench.interventions.directions import (
+    Examples,
+    Pooling,
+    check_finite,
+    difference_in_means,
+    residual_difference,
+)
 from workbench.models import HookedModel
 from workbench.records import Site, SiteKind
 
@@ -45,12 +51,30 @@ class ContrastiveAddition(Steering):
     def fit(
         cls,
         model: HookedModel,
+        positive: Examples,
+        negative: Sequence[str] = (),
+        *,
+        domain: str = "",
+        layer: int,
+        pooling: Pooling = "mean",
+    ) -> "ContrastiveAddition":
+        """Difference in means of the block outputs of `layer`: of texts, or of the rows of a domain and of all others.
+
+        `pooling` is over the tokens of a text: `mean` of those after the first, or the `last`.
+        """
+        direction = residual_difference(model, positive, negative, domain, [layer], pooling)
+        return cls(direction[0], int(layer))
+
+    @classmethod
+    def fit_input(
+        cls,
+        model: HookedModel,
         positive: Sequence[str],
         negative: Sequence[str],
         *,
         layer: int,
-        pooling: Pooling = "mean",
+        pooling: Pooling = "last",
     ) -> "ContrastiveAddition":
-        """Difference in means of the block outputs of `layer`."""
-        direction = difference_in_means(model, positive, negative, model.residual_sites([layer]), pooling)
-        return cls(direction[0].cpu(), layer)
+        """The same at the input of a block: the direction that `DirectionalAblation` takes out, added instead."""
+        site = Site("resid_pre", layer)
+        return cls(difference_in_means(model, positive, negative, [site], pooling)[0, 0].float(), layer, "resid_pre")

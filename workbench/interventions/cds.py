@@ -4,7 +4,7 @@
 
 Source: arXiv 2603.00029. The idea (restrict a difference-in-means direction to the DCDs) is the paper's; layers,
 pooling, token scope and the absence of any renormalisation are this workbench's choices, since the paper's are not
-known to us. With S = all dimensions at one layer it equals whole-dimension steering.
+known to us. With S = all dimensions at one layer it equals contrastive addition.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.interventions.base import Steering, SteeringError
-from workbench.interventions.directions import Pooling, check_finite, check_layers, difference_in_means
+from workbench.interventions.directions import (
+    Examples,
+    Pooling,
+    check_finite,
+    check_layers,
+    checked_dimensions,
+    checked_layers,
+    domain_dimensions,
+    residual_difference,
+)
 from workbench.models import HookedModel
-from workbench.records import Site
+from workbench.records import PooledRows, Selection, Site
 
 
 @final
@@ -33,6 +42,7 @@ class CriticalDimensionSteering(Steering):
     def __post_init__(self) -> None:
         check_finite("direction", self.direction)
         check_layers("directions", self.direction, self.layers)
+        checked_dimensions(self.dimensions)
         if not self.dimensions:
             raise SteeringError("no dimensions to steer: the selection is empty; try another selection or a larger k")
         width = self.direction.shape[1]
@@ -55,17 +65,27 @@ class CriticalDimensionSteering(Steering):
     def fit(
         cls,
         model: HookedModel,
-        positive: Sequence[str],
-        negative: Sequence[str],
+        positive: Examples,
+        negative: Sequence[str] = (),
         *,
+        domain: str = "",
         layers: Sequence[int],
-        dimensions: Sequence[int],
+        dimensions: Sequence[int] | None = None,
+        k: int = 8,
+        selection: Selection = "magnitude",
         pooling: Pooling = "mean",
     ) -> "CriticalDimensionSteering":
-        """Difference in means at every layer, kept on `dimensions` (the DCDs of the target domain)."""
-        sites = model.residual_sites(layers)
-        direction = difference_in_means(model, positive, negative, sites, pooling)
-        return cls(direction.cpu(), tuple(layers), tuple(int(dimension) for dimension in dimensions))
+        """Difference in means at every layer, kept on `dimensions`.
+
+        Of positive and negative texts, or of pooled rows and a `domain`: its *identify* rows against those of all other
+        domains. Rows also say which dimensions are critical, where none are given: the first `k` by `selection`.
+        """
+        direction = residual_difference(model, positive, negative, domain, layers, pooling)
+        if dimensions is None:
+            if not isinstance(positive, PooledRows):
+                raise SteeringError("texts do not say which dimensions to steer; pass dimensions=, or pooled rows")
+            dimensions = domain_dimensions(positive, domain, k, selection)
+        return cls(direction, tuple(checked_layers(layers)), tuple(checked_dimensions(dimensions)))
 
 
 CDS = CriticalDimensionSteering

@@ -10,14 +10,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from workbench.interventions.base import Steering, SteeringError, Where
+from workbench.interventions.files import MEANING
 from workbench.schema import Index, Name, checked, from_plain
 
-MEANING = {
-    "layers_counted_from": 0,
-    "basis": "raw coordinates of the Hugging Face model, no folding or centring",
-    "strength": "multiplies the delta added to the activation; 0 is the identity; unit: 1 delta as fitted",
-    "sign": "positive strength moves towards the positive examples",
-}
 KEPT = 100  # characters of a value that a message repeats
 
 Method = TypeVar("Method", bound=Steering)
@@ -43,21 +38,6 @@ class Header:
     made_with: dict[str, Any]
     values: dict[str, Any] | None = None
     parts: tuple[dict[str, Any], ...] | None = None
-
-
-def read_header(path: object, text: str) -> dict[str, Any]:
-    """The header of a file as plain values; raises `SteeringError` where it is no JSON object."""
-    try:
-        header = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise SteeringError(f"{path} has no readable header ({str(error)[:KEPT]}); save it again") from error
-    if not isinstance(header, dict):
-        raise SteeringError(f"{path} was altered after it was saved (its header is no table of keys); save it again")
-    return header
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
 
 
 def check_header(path: object, header: Mapping[str, Any]) -> None:

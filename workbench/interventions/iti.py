@@ -27,7 +27,7 @@ from workbench.interventions.base import Scope, Steering, SteeringError
 from workbench.interventions.directions import check_finite
 from workbench.interventions.pairs import check_count, check_heads, check_option, pair_activations
 from workbench.models import HookedModel
-from workbench.records import Pair, Site
+from workbench.records import NotApplicable, Pair, Site
 
 Direction = Literal["mean_shift", "probe_weight"]
 
@@ -58,7 +58,7 @@ def probe_heads(
     check_option("direction", direction, Direction)
     n_validation = round(validation_share * len(pairs))
     if not 0 < n_validation < len(pairs):
-        raise SteeringError(
+        raise NotApplicable(
             f"{len(pairs)} pairs with a validation share of {validation_share} leave {n_validation} to validate and "
             f"{len(pairs) - n_validation} to train; pass more pairs, or another share"
         )

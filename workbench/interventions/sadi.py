@@ -24,7 +24,7 @@ from workbench.interventions.base import Scope, Steering, SteeringError
 from workbench.interventions.directions import check_finite, check_layers
 from workbench.interventions.pairs import check_count, check_kind, pair_activations
 from workbench.models import HookedModel
-from workbench.records import Pair, Site
+from workbench.records import NotApplicable, Pair, Site
 
 Elements = Literal["z", "mlp_raw"]
 
@@ -62,7 +62,7 @@ class SADI(Steering):
     ) -> "SADI":
         """The k elements of largest mean difference over all layers; of equals the lowest layer, then index.
 
-        Raises if fewer than k differences are positive.
+        Raises `NotApplicable` if fewer than k differences are positive.
         """
         check_kind(kind, Elements, "SADI")
         group = model.d_head if kind == "z" else 1
@@ -70,7 +70,7 @@ class SADI(Steering):
         check_count(k, difference.numel(), "heads" if kind == "z" else "coordinates")
         n_positive = int((difference > 0).sum())
         if n_positive < k:
-            raise SteeringError(f"only {n_positive} elements have a positive difference; pass k <= {n_positive}")
+            raise NotApplicable(f"only {n_positive} elements have a positive difference; pass k <= {n_positive}")
         chosen = difference.flatten().argsort(descending=True, stable=True)[:k]
         mask = torch.zeros(difference.numel()).index_fill(0, chosen, 1.0).view(difference.shape)
         layers = [layer for layer, row in enumerate(mask) if bool(row.any())]

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workbench.comparison.arm_kinds import UNSTEERED
 from workbench.corpus import neutral_prompts
 from workbench.costs import Estimate, masking_passages, mean_length, memory_of, seconds_of
+from workbench.interventions import UNSTEERED
 from workbench.masking.experiment import PLANS, planned_costs
 from workbench.masking.tables import summarise_criticality
 from workbench.models import HookedModel

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.comparison.arm_kinds import UNSTEERED
 from workbench.corpus import corpus_hash, neutral_prompts
 from workbench.dimensions import dcd_frame, frequency_table, verdict_frame
 from workbench.dimensions.detectors import detector_frame
 from workbench.dimensions.labels import label_curve, label_frame
 from workbench.environment import library_versions, platform_facts
+from workbench.interventions import UNSTEERED
 from workbench.masking.tables import criticality_tables, save_criticality
 from workbench.models import HookedModel, provenance
 from workbench.records import SPLITS, Prompt, save_record, save_table, to_plain, write_json

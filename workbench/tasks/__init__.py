@@ -1,14 +1,13 @@
 """Tasks of a comparison: domain adaptation, refusal, persona, facts, choices; on the built-in model and on yours."""
 
+from workbench.interventions import FittingData, same_length
 from workbench.tasks.base import (
-    FittingData,
     ItemSet,
     Metric,
     Scores,
     Task,
     TaskError,
     TaskItem,
-    same_length,
 )
 from workbench.tasks.builtin import (
     builtin_choices,

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from workbench.corpus import draw_some
-from workbench.interventions import DialItem, Exchange, Scope, Where, steer
+from workbench.interventions import FittingData, Scope, Where, steer
 from workbench.models import HookedModel
-from workbench.records import SPLITS, Pair, Split
+from workbench.records import SPLITS, Split
 from workbench.tasks.metrics import PLAIN, Part
 
 
@@ -57,23 +57,6 @@ class Metric:
     unit: str
     higher_is_better: bool
     bounds: tuple[float, float] = (-np.inf, np.inf)
-
-
-@dataclass(frozen=True)
-class FittingData:
-    """What methods are fitted on, from *identify* only; a field that a task cannot fill is empty.
-
-    `positive` and `negative` are texts that do and do not show what is wanted (not paired); `pairs` the same situation
-    both ways, differing at the end; `dial_items` prompts with two answers of one token each; `exchanges` prompts with
-    responses that do, and do not, show it.
-    """
-
-    positive: tuple[str, ...]
-    negative: tuple[str, ...]
-    pairs: tuple[Pair, ...] = ()
-    dial_items: tuple[DialItem, ...] = ()
-    positive_exchanges: tuple[Exchange, ...] = ()
-    negative_exchanges: tuple[Exchange, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,11 +245,3 @@ def check_subjects(task: str, split: Split, items: Sequence[TaskItem]) -> None:
             f"task {task} has {len(items)} {split} item(s) of a single subject, which give no interval; add items of "
             "another subject"
         )
-
-
-def same_length(model: HookedModel, items: Sequence[DialItem]) -> tuple[DialItem, ...]:
-    """The largest group of dial items whose prompts have one number of tokens (for methods tied to positions)."""
-    groups: dict[int, list[DialItem]] = {}
-    for item in items:
-        groups.setdefault(len(model.text.ids(item.prompt)), []).append(item)
-    return tuple(max(groups.values(), key=len, default=[]))

@@ -14,9 +14,10 @@ import numpy as np
 
 from workbench.behaviours import BehaviourItem, load_behaviours
 from workbench.corpus import load_corpus, neutral_prompts
+from workbench.interventions import FittingData
 from workbench.models import HookedModel
 from workbench.records import Pair, Prompt
-from workbench.tasks.base import FittingData, ItemSet, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, TaskError, TaskItem
 from workbench.tasks.generation import DomainJudge, WritingTask
 from workbench.tasks.judges import DomainClassifier, fit_classifier
 from workbench.tasks.passages import PassageTask
@@ -170,15 +171,17 @@ def domain_fitting(domain: str, prompts: Sequence[Prompt]) -> Callable[[HookedMo
     """
     chosen = [prompt for prompt in prompts if prompt.split == "identify"]
     positive = [prompt.text for prompt in chosen if prompt.domain == domain]
-    others: dict[str, list[str]] = {}
+    others: dict[str, list[Prompt]] = {}
     for prompt in chosen:
         if prompt.domain != domain:
-            others.setdefault(prompt.domain, []).append(prompt.text)
-    negative = [text for text in chain.from_iterable(zip_longest(*others.values())) if text is not None]
+            others.setdefault(prompt.domain, []).append(prompt)
+    alternating = [other for other in chain.from_iterable(zip_longest(*others.values())) if other is not None]
+    negative = [prompt.text for prompt in alternating]
     if not positive or not negative:
         raise TaskError(f"domain {domain!r} cannot be fitted: no identify passages of it, or none of another domain")
     pairs = [Pair(_opening(one), _opening(other)) for one, other in zip(positive, negative, strict=False)]
-    data = FittingData(tuple(positive), tuple(negative), pairs=tuple(pairs))
+    domains = tuple(prompt.domain for prompt in alternating)
+    data = FittingData(tuple(positive), tuple(negative), pairs=tuple(pairs), negative_domains=domains)
     return lambda model: data
 
 

@@ -8,9 +8,9 @@ from typing import Protocol, final, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from workbench.interventions import Scope, Where
+from workbench.interventions import FittingData, Scope, Where
 from workbench.models import HookedModel
-from workbench.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.tasks.judges import DomainClassifier
 from workbench.tasks.metrics import PLAIN, Part, is_repetitive
 from workbench.tasks.scoring import continuations

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from workbench.interventions import Scope, Where
+from workbench.interventions import FittingData, Scope, Where
 from workbench.models import HookedModel
-from workbench.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.tasks.metrics import Part
 from workbench.tasks.scoring import passage_means
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from workbench.interventions import Exchange
+from workbench.interventions import Exchange, FittingData
 from workbench.models import HookedModel
 from workbench.records import Pair
-from workbench.tasks.base import FittingData, ItemSet, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, TaskError, TaskItem
 from workbench.tasks.generation import Judge, MarkerJudge, WritingTask, write
 
 MARKER = "marker"

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from workbench.behaviours import log_odds
-from workbench.interventions import DialItem, Scope, Where
+from workbench.interventions import ContrastPrompt, FittingData, Scope, Where
 from workbench.models import HookedModel
 from workbench.records import Pair
-from workbench.tasks.base import FittingData, ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, ItemTask, Metric, Scores, TaskError, TaskItem
 from workbench.tasks.metrics import Part
 from workbench.tasks.scoring import first_tokens, next_token_scores, pair_rows, text_likelihoods
 
@@ -138,13 +138,13 @@ def answer_pairs(items: Sequence[TaskItem]) -> tuple[Pair, ...]:
     return tuple(Pair(item.prompt + item.answers[0], item.prompt + item.distractors[0]) for item in items)
 
 
-def dial_items(model: HookedModel, items: Sequence[TaskItem]) -> tuple[DialItem, ...]:
+def contrast_prompts(model: HookedModel, items: Sequence[TaskItem]) -> tuple[ContrastPrompt, ...]:
     """Items whose answer and distractor, or the first tokens of both, are different single tokens of the model."""
     found = []
     for item in items:
         words = [_first_piece(model, item.prompt, text) for text in (item.answers[0], item.distractors[0])]
         if words[0] and words[1] and words[0] != words[1]:
-            found.append(DialItem(item.prompt, words[0], words[1]))
+            found.append(ContrastPrompt(item.prompt, words[0], words[1]))
     return tuple(found)
 
 
@@ -166,7 +166,7 @@ def question_fitting(items: Sequence[TaskItem]) -> Callable[[HookedModel], Fitti
             tuple(pair.positive for pair in pairs),
             tuple(pair.negative for pair in pairs),
             pairs=pairs,
-            dial_items=dial_items(model, chosen),
+            contrast_prompts=contrast_prompts(model, chosen),
         )
 
     return fit_data

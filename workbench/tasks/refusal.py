@@ -16,12 +16,13 @@ from typing import Literal, final, get_args
 import numpy as np
 from jaxtyping import Float64
 
+from workbench.interventions import FittingData
 from workbench.models import HookedModel
 from workbench.records import Prompt
-from workbench.tasks.base import FittingData, ItemSet, Metric, TaskError, TaskItem
+from workbench.tasks.base import ItemSet, Metric, TaskError, TaskItem
 from workbench.tasks.generation import WritingTask, Written, holds_one
 from workbench.tasks.judges import DomainClassifier, fit_classifier
-from workbench.tasks.questions import answer_pairs, dial_items
+from workbench.tasks.questions import answer_pairs, contrast_prompts
 
 SENTENCES = "refusal_sentences.jsonl"
 REFUSES, COMPLIES, OTHER = "refuses", "complies", "other"
@@ -151,7 +152,9 @@ def _fitting(
         texts = (tuple(item.prompt for item in harmful), tuple(item.prompt for item in harmless))
         chosen = paired if is_towards else [_swapped(item) for item in paired]
         positive, negative = texts if is_towards else texts[::-1]
-        return FittingData(positive, negative, pairs=answer_pairs(chosen), dial_items=dial_items(model, chosen))
+        return FittingData(
+            positive, negative, pairs=answer_pairs(chosen), contrast_prompts=contrast_prompts(model, chosen)
+        )
 
     return fit_data
 

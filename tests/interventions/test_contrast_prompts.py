@@ -7,12 +7,12 @@ import pytest
 from tests.tiny import tiny_model
 from workbench.interventions import (
     ActivationScaling,
-    DialItem,
+    ContrastPrompt,
     Objective,
     SteeringError,
     builtin_items,
     ccc_items,
-    evaluate_dial,
+    evaluate_scaling,
     ioi_items,
     read_items,
     usable_items,
@@ -32,7 +32,7 @@ def test_a_conflict_states_the_wrong_answer_and_asks_for_the_right_one() -> None
 
 def test_the_giver_is_the_wrong_indirect_object() -> None:
     (item,) = ioi_items([("Ann", "Bob")], places=["park"], objects=["hat"])
-    assert item == DialItem("When Ann and Bob went to the park, Bob gave a hat to", " Ann", " Bob")
+    assert item == ContrastPrompt("When Ann and Bob went to the park, Bob gave a hat to", " Ann", " Bob")
 
 
 @pytest.mark.parametrize("task", ["ccc", "ioi"])
@@ -51,10 +51,10 @@ def test_builtin_items_of_two_splits_share_no_subject_and_fit_the_builtin_model(
 def test_usable_items_are_those_of_one_token_and_the_commonest_length() -> None:
     model = tiny_model("llama")
     items = [
-        DialItem("the court", "x", "y"),
-        DialItem("a river", "x", "y"),
-        DialItem("a river and", "x", "y"),
-        DialItem("the cell", "x y", "y"),
+        ContrastPrompt("the court", "x", "y"),
+        ContrastPrompt("a river", "x", "y"),
+        ContrastPrompt("a river and", "x", "y"),
+        ContrastPrompt("the cell", "x y", "y"),
     ]
     assert usable_items(model, items) == tuple(items[:2])
     assert usable_items(model, items, one_length=False) == tuple(items[:3])
@@ -69,7 +69,7 @@ def test_files_of_lines_and_of_lists_say_the_same(tmp_path: Path) -> None:
     line = '{"prompt": "a", "correct": " b", "wrong": " c"}'
     (tmp_path / "lines.jsonl").write_text(f"{line}\n\n{line}\n")
     (tmp_path / "list.json").write_text(f"[{line}, {line}]")
-    assert read_items(tmp_path / "lines.jsonl") == (DialItem("a", " b", " c"),) * 2
+    assert read_items(tmp_path / "lines.jsonl") == (ContrastPrompt("a", " b", " c"),) * 2
     assert read_items(tmp_path / "list.json") == read_items(tmp_path / "lines.jsonl")
 
 
@@ -92,12 +92,12 @@ def test_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> N
 
 def test_what_was_learned_per_position_is_not_tested_on_another_length() -> None:
     model = tiny_model("llama", scale=3.0)
-    fitted, _ = ActivationScaling.fit(model, [DialItem("the court shall", "x", "y")], objective=Objective(steps=1))
+    fitted = ActivationScaling.fit(model, [ContrastPrompt("the court shall", "x", "y")], objective=Objective(steps=1))
     assert fitted.prompt_length == 4  # with BOS
     with pytest.raises(
         SteeringError, match="prompts have 3 to 3 tokens, but ActivationScaling was learned on prompts of 4"
     ):
-        evaluate_dial(model, fitted, [DialItem("the court", "x", "y")])
+        evaluate_scaling(model, fitted, [ContrastPrompt("the court", "x", "y")])
 
 
 def test_tasks_and_counts_that_cannot_be() -> None:

@@ -5,15 +5,23 @@ import torch
 
 from tests.tiny import tiny_model
 from workbench.activations import capture
-from workbench.interventions import ActivationScaling, DialItem, DynScalar, Objective, SteeringError, SteerVec, steer
-from workbench.interventions.learned_scaling import dial_batch, evaluate_dial
+from workbench.interventions import (
+    ActivationScaling,
+    ContrastPrompt,
+    DynScalar,
+    Objective,
+    SteeringError,
+    SteerVec,
+    steer,
+)
+from workbench.interventions.scaling import evaluate_scaling, prompt_batch
 from workbench.models import HookedModel
 from workbench.records import Site
 
 ITEMS = [
-    DialItem("the court shall", "river", "cell"),
-    DialItem("a sum is", "court", "x"),
-    DialItem("it was the", "y", "of"),
+    ContrastPrompt("the court shall", "river", "cell"),
+    ContrastPrompt("a sum is", "court", "x"),
+    ContrastPrompt("it was the", "y", "of"),
 ]
 
 
@@ -57,25 +65,25 @@ def test_dyn_scalar_by_hand(model: HookedModel) -> None:
 
 
 def test_steer_vec_flips_every_training_item_both_ways(model: HookedModel) -> None:
-    _, report = SteerVec.fit(model, ITEMS, objective=Objective(rate=0.05, minimality=0.0, steps=150))
+    fitted = SteerVec.fit(model, ITEMS, objective=Objective(rate=0.05, minimality=0.0, steps=150))
+    report = evaluate_scaling(model, fitted, ITEMS)
     assert (report.flips_up, report.flips_down) == (1.0, 1.0)
     assert report.difference_down < 0 < report.difference_up
 
 
 @pytest.mark.parametrize("method", [ActivationScaling, DynScalar])
 def test_training_moves_the_difference_both_ways(model: HookedModel, method: type) -> None:
-    fitted, report = method.fit(
-        model, ITEMS, objective=Objective(rate=0.03, minimality=0.0, faithfulness=0.0, steps=60)
-    )
+    fitted = method.fit(model, ITEMS, objective=Objective(rate=0.03, minimality=0.0, faithfulness=0.0, steps=60))
+    report = evaluate_scaling(model, fitted, ITEMS)
     assert report.difference_down < report.difference_zero < report.difference_up
-    assert 0 < fitted.share_nonzero <= 1
+    assert 0 < fitted.fraction_nonzero <= 1
     # the model itself is untouched, and so are its gradients
     assert all(parameter.grad is None for parameter in model.hf_model.parameters())
 
 
 def test_minimality_makes_scalars_smaller(model: HookedModel) -> None:
-    free, _ = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=0.0, steps=40))
-    bound, _ = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=1.0, steps=40))
+    free = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=0.0, steps=40))
+    bound = ActivationScaling.fit(model, ITEMS, objective=Objective(minimality=1.0, steps=40))
     assert bound.alpha.abs().sum() < 0.5 * free.alpha.abs().sum()
 
 
@@ -88,7 +96,7 @@ def test_keep_top_keeps_the_largest(model: HookedModel) -> None:
 
 def test_report_by_hand(model: HookedModel) -> None:
     """At alpha 0 both ends are the unsteered model: no divergence, and one direction of every item is right."""
-    report = evaluate_dial(model, ActivationScaling(torch.zeros(1, 4), ("mlp_out.0",)), ITEMS)
+    report = evaluate_scaling(model, ActivationScaling(torch.zeros(1, 4), ("mlp_out.0",)), ITEMS)
     assert report.kl == pytest.approx(0, abs=1e-6)
     assert report.top_kept == 1.0
     assert report.flips_up + report.flips_down == pytest.approx(1.0)
@@ -96,7 +104,7 @@ def test_report_by_hand(model: HookedModel) -> None:
 
 def test_gradients_reach_through_hooks(model: HookedModel) -> None:
     """The learned gradient of one scalar equals the finite difference of the logit difference."""
-    batch = dial_batch(model, ITEMS, equal_length=True)
+    batch = prompt_batch(model, ITEMS, equal_length=True)
     rows = torch.arange(len(ITEMS))
 
     def gap(alpha: torch.Tensor, with_gradients: bool) -> torch.Tensor:
@@ -115,22 +123,22 @@ def test_gradients_reach_through_hooks(model: HookedModel) -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([], "no items"),
-        ([*ITEMS, DialItem("x", "y", "of")], "tied to positions"),
-        ([DialItem("the court shall", "river cell", "x")], "single tokens"),
+        ([], "no prompts"),
+        ([*ITEMS, ContrastPrompt("x", "y", "of")], "tied to positions"),
+        ([ContrastPrompt("the court shall", "river cell", "x")], "single tokens"),
     ],
 )
-def test_mistakes_raise(model: HookedModel, items: list[DialItem], message: str) -> None:
+def test_mistakes_raise(model: HookedModel, items: list[ContrastPrompt], message: str) -> None:
     with pytest.raises(SteeringError, match=message):
         ActivationScaling.fit(model, items)
 
 
 def test_an_item_needs_two_answers() -> None:
     with pytest.raises(ValueError, match="are the same"):
-        DialItem("the", "x", "x")
+        ContrastPrompt("the", "x", "x")
 
 
 def test_unequal_prompts_are_fine_for_dyn_scalar(model: HookedModel) -> None:
-    items = [*ITEMS, DialItem("x", "y", "of")]
-    fitted, _ = DynScalar.fit(model, items, objective=Objective(steps=2))
+    items = [*ITEMS, ContrastPrompt("x", "y", "of")]
+    fitted = DynScalar.fit(model, items, objective=Objective(steps=2))
     assert capture(model, model.tokenize(["x"]), [fitted.sites[0]]).shape[-1] == fitted.probes.shape[-1]

@@ -1,4 +1,4 @@
-"""Items for the methods with a dial: context-against-knowledge conflicts (CCC), indirect objects (IOI), or your own.
+"""Prompts for learned scaling: context-against-knowledge conflicts (CCC), indirect objects (IOI), or your own.
 
 Source: arXiv 2410.04962 names the two tasks; its templates are not known to us, so these are ours. In CCC a context
 states a false capital: `correct` is the capital that the model knows, `wrong` the one that the context states. In IOI
@@ -10,14 +10,13 @@ keeps the items that fit a model, so that the same task serves models with diffe
 
 import json
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from workbench.behaviours import load_behaviours
 from workbench.interventions.base import SteeringError
-from workbench.interventions.learned_scaling import DialItem
 from workbench.models import HookedModel
 from workbench.records import SPLITS
 
@@ -28,9 +27,22 @@ PLACES = ("shop", "park", "market", "school", "garden", "station", "office", "li
 OBJECTS = ("drink", "book", "ring", "hat", "letter", "key", "ball", "gift")
 
 
+@dataclass(frozen=True)
+class ContrastPrompt:
+    """A prompt with two answers of one token each: beta = +1 should say `correct`, beta = -1 `wrong`."""
+
+    prompt: str
+    correct: str
+    wrong: str
+
+    def __post_init__(self) -> None:
+        if self.correct == self.wrong:
+            raise ValueError(f"correct and wrong answer are the same: {self.correct!r}")
+
+
 def ccc_items(
     capitals: Mapping[str, str], *, n_false: int = 1, template: str = CCC_TEMPLATE, seed: int = 0
-) -> tuple[DialItem, ...]:
+) -> tuple[ContrastPrompt, ...]:
     """Every country with `n_false` capitals of the others, drawn from `seed`; answers follow a blank."""
     if not 1 <= n_false < len(capitals):
         raise SteeringError(f"cannot draw {n_false} false capitals for {len(capitals)} countries; ask for fewer")
@@ -38,7 +50,7 @@ def ccc_items(
     for country, capital in capitals.items():
         others = sorted({other for other in capitals.values() if other != capital})
         for false in draw.sample(others, min(n_false, len(others))):
-            items.append(DialItem(template.format(country=country, false=false), f" {capital}", f" {false}"))
+            items.append(ContrastPrompt(template.format(country=country, false=false), f" {capital}", f" {false}"))
     return tuple(items)
 
 
@@ -49,12 +61,12 @@ def ioi_items(
     objects: Sequence[str] = OBJECTS,
     template: str = IOI_TEMPLATE,
     seed: int = 0,
-) -> tuple[DialItem, ...]:
+) -> tuple[ContrastPrompt, ...]:
     """One item per pair (receiver, giver), with a place and an object drawn from `seed`; names follow a blank."""
     draw, items = random.Random(seed), []
     for receiver, giver in pairs:
         fields = {"A": receiver, "B": giver, "place": draw.choice(places), "object": draw.choice(objects)}
-        items.append(DialItem(template.format(**fields), f" {receiver}", f" {giver}"))
+        items.append(ContrastPrompt(template.format(**fields), f" {receiver}", f" {giver}"))
     return tuple(items)
 
 
@@ -70,7 +82,7 @@ def _name_pairs(split: str) -> list[tuple[str, str]]:
     raise SteeringError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
 
 
-def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: int = 0) -> tuple[DialItem, ...]:
+def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: int = 0) -> tuple[ContrastPrompt, ...]:
     """Items of one task from the built-in facts and names of one split: no country or pair of names is in two splits.
 
     CCC: every country of the split with `per_subject` false capitals of that split. IOI: every pair of names of the
@@ -85,7 +97,7 @@ def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: i
     return tuple(dict.fromkeys(ioi_items(both * per_subject, seed=seed)))
 
 
-def read_items(path: Path) -> tuple[DialItem, ...]:
+def read_items(path: Path) -> tuple[ContrastPrompt, ...]:
     """Items from a JSON list, or from JSON lines, of {prompt, correct, wrong}; answers as they follow the prompt."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -98,19 +110,19 @@ def read_items(path: Path) -> tuple[DialItem, ...]:
     return tuple(_item(row, f"item {number} of {path}") for number, row in enumerate(rows, 1))
 
 
-def _item(row: Any, origin: str) -> DialItem:
+def _item(row: Any, origin: str) -> ContrastPrompt:
     fields = ("prompt", "correct", "wrong")
     missing = [field for field in fields if not isinstance(row, dict) or not isinstance(row.get(field), str)]
     if missing or not all(row[field] for field in fields):
         raise SteeringError(f"{origin} has no {missing[0] if missing else 'text'}; expected {{prompt, correct, wrong}}")
     if row["correct"] == row["wrong"]:
         raise SteeringError(f"{origin}: correct and wrong answer are the same, {row['correct']!r}; they must differ")
-    return DialItem(row["prompt"], row["correct"], row["wrong"])
+    return ContrastPrompt(row["prompt"], row["correct"], row["wrong"])
 
 
 def usable_items(
-    model: HookedModel, items: Sequence[DialItem], *, length: int | None = None, one_length: bool = True
-) -> tuple[DialItem, ...]:
+    model: HookedModel, items: Sequence[ContrastPrompt], *, length: int | None = None, one_length: bool = True
+) -> tuple[ContrastPrompt, ...]:
     """The items whose answers are single tokens and, if asked, whose prompts have `length` tokens.
 
     With `one_length` and no `length` it is the length that most items have. Raises if nothing is left.
@@ -122,12 +134,21 @@ def usable_items(
         raise SteeringError(f"none of {len(items)} items has answers of one token for {model.name}; choose others")
     if not one_length:
         return tuple(single)
+    if length is None:
+        return same_length(model, single)
     lengths = [int(count) for count in model.tokenize([item.prompt for item in single]).lengths]
-    chosen = Counter(lengths).most_common(1)[0][0] if length is None else length
-    kept = tuple(item for item, count in zip(single, lengths, strict=True) if count == chosen)
+    kept = tuple(item for item, count in zip(single, lengths, strict=True) if count == length)
     if not kept:
-        raise SteeringError(f"no prompt has {chosen} tokens; there are {min(lengths)} to {max(lengths)}")
+        raise SteeringError(f"no prompt has {length} tokens; there are {min(lengths)} to {max(lengths)}")
     return kept
+
+
+def same_length(model: HookedModel, prompts: Sequence[ContrastPrompt]) -> tuple[ContrastPrompt, ...]:
+    """The largest group of prompts that have one number of tokens (for methods tied to positions)."""
+    groups: dict[int, list[ContrastPrompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(len(model.text.ids(prompt.prompt)), []).append(prompt)
+    return tuple(max(groups.values(), key=len, default=[]))
 
 
 def _is_single(model: HookedModel, prompt: str, answer: str) -> bool:
