@@ -1,5 +1,6 @@
 """Made-up records of the shape that a study writes: three massive dimensions everywhere, a few own ones per domain."""
 
+import json
 import math
 from functools import cache
 from pathlib import Path

@@ -87,9 +87,11 @@ def measure_masked_exam(
         found = mask_choices(model, asked[subject], candidates, letter_lead=task.letter_lead)
         accuracy = dict(zip(found.dimensions, _accuracies(found).tolist(), strict=True))
         order = sorted(candidates, key=lambda dimension: accuracy[dimension])  # the largest drop leaves the least
-        wanted: list[tuple[Role, int, int]] = [("rank", rank, order[rank - 1]) for rank in ranks]
-        wanted += [("named", 0, dimension) for dimension in dimensions]
-        wanted += [("random", 0, dimension) for dimension in random]
+        wanted: list[tuple[Role, int, int]] = [
+            *(("rank", rank, order[rank - 1]) for rank in ranks),
+            *(("named", 0, dimension) for dimension in dimensions),
+            *(("random", 0, dimension) for dimension in random),
+        ]
         results[subject] = _rows(model, subject, wanted, tests[subject], task.letter_lead)
         if on_subject is not None:
             on_subject(subject, results[subject])
@@ -155,6 +157,6 @@ def _rows(
     unmasked = float(right_choices(found.baseline, np.array([item.answer for item in items])).mean())
     rows = []
     for role, rank, dimension in wanted:
-        same = float(answer_histogram(found, dimension)["n"].max()) / len(items)
+        same = float(answer_histogram(found, dimension)["n"].to_numpy().max()) / len(items)
         rows.append(MaskedAccuracy(subject, role, rank, dimension, len(items), unmasked, accuracy[dimension], same))
     return rows

@@ -79,17 +79,22 @@ def measure_criticality(
     random = tuple(np.random.default_rng(seed).permutation(model.d_model)[: plan.n_random].tolist())
     steps = _Steps(planned_costs(plan, prompts, items, model.d_model, n_also=len(also)), progress)
     options: dict[str, Any] = {"seed": seed, "truncate": truncate}
-    sources = {mode: make_replacement(model, mode, identify, identify, **options) for mode in plan.modes}
+    sources: dict[MaskMode, Replacement] = {
+        mode: make_replacement(model, mode, identify, identify, **options) for mode in plan.modes
+    }
     work = _Work(model, plan, largest, sources, steps, options)
     sets = {"masked_at": plan.masked_at, "counted_at": plan.counted_at}
-    ranked = {mode: _rank(work, identify, mode, mode, sets, mode in plan.exhaustive) for mode in plan.ranked}
+    ranked: dict[MaskMode, tuple[MaskingResult, MaskingResult]] = {
+        mode: _rank(work, identify, mode, mode, sets, mode in plan.exhaustive) for mode in plan.ranked
+    }
     chosen = sample_items(items, domains, plan.n_items)
     held_out = _hold_out(work, test, chosen, ranked, random, {*also, *largest})
     few = identify if plan.n_excluding_sinks == 0 else sample_prompts(identify, "identify", plan.n_excluding_sinks)
     pairs = [dict(zip(sets, pair, strict=True)) for pair in EXCLUDING_SINKS if plan.n_excluding_sinks]
     others = tuple(_rank(work, few, "zero", " ".join(pair.values()), pair) for pair in pairs)
     steps.finish()
-    estimates, measured = ({mode: pair[place] for mode, pair in ranked.items()} for place in (0, 1))
+    estimates: dict[MaskMode, MaskingResult] = {mode: estimate for mode, (estimate, _) in ranked.items()}
+    measured: dict[MaskMode, MaskingResult] = {mode: result for mode, (_, result) in ranked.items()}
     cost = _cost(plan.exhaustive, estimates, measured, *held_out, others)
     found = (estimates, measured, *held_out, others)
     return Criticality(plan, model.d_model, domains, random, cost, magnitudes, *found)
