@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 
 from workbench.corpus import load_corpus
-from workbench.dimensions.masking import domain_loss_increase, spearman, top_dimensions
+from workbench.dimensions.masking import domain_loss_increase, top_dimensions
 from workbench.figures import recall_caption, recall_figure, write_figure
 from workbench.masking.attribution import estimate_masking, screened_masking
 from workbench.masking.experiment import sample_prompts, token_magnitudes
@@ -41,6 +41,7 @@ from workbench.masking.tables import CriticalityPlan, candidates_of, estimate_na
 from workbench.models import HookedModel, load_model
 from workbench.planted import planted_model
 from workbench.records import MaskingResult, Prompt, Split, load_record, save_record
+from workbench.statistics import spearman
 
 PLAN = CriticalityPlan("screened")  # the defaults: groups, points of the integral, candidates
 SETTINGS = ((1, 1, 0), (PLAN.n_groups, PLAN.n_points, 0), (2, 2, PLAN.n_largest), (4, 2, PLAN.n_largest))

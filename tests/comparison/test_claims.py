@@ -49,7 +49,7 @@ def row_about(found: Outcomes, statement: str) -> dict[str, object]:
     [
         ("better", "shown"),
         ("worse", "not shown: the opposite is"),
-        ("no difference shown", "not shown (a difference of"),
+        ("no difference shown", "not shown (minimum detectable difference"),
     ],
 )
 def test_the_verdict_is_that_of_the_primary_metric(verdict: str, expected: str) -> None:
