@@ -26,7 +26,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from workbench.models.errors import ModelError, is_finite, refuse_non_finite
 from workbench.models.hooking import Claims, Hooks
-from workbench.models.modules import INSIDE_ATTENTION, ModuleTree
+from workbench.models.modules import INSIDE_ATTENTION, ModuleTree, NativeAttention
 from workbench.models.text import TextCodec
 from workbench.records import Site, SiteKind, Tokens
 
@@ -213,7 +213,9 @@ class HookedModel:
 
     def project_heads(self, z: Float[Tensor, "*rows width"], layer: int) -> Float[Tensor, "*rows d_model"]:
         """Head outputs through the output projection of one layer, without its bias: W_O z."""
-        projection = self.bridge.blocks[layer].attn.o.original_component
+        attention = self.bridge.blocks[layer].attn
+        bridged = attention.bridge if isinstance(attention, NativeAttention) else attention
+        projection = bridged.o.original_component
         with torch.inference_mode():
             values = z.to(self.device, self.dtype)
             return projection(values) - projection(torch.zeros_like(values))
