@@ -139,7 +139,7 @@ def check_damage(table: pd.DataFrame, folder: Path) -> None:
     ("methods", "options", "message"),
     [
         (("cds",), {"extra": "metods = 1"}, "unknown key 'metods'"),
-        (("caa",), {}, "unknown method 'caa'; choose one of cds"),
+        (("magic",), {}, "unknown method 'magic'; choose one of cds"),
         (("cds",), {"model": "nowhere/at-all"}, "nowhere/at-all"),
         (("cds", "cds"), {}, "'cds' twice; list it once"),
         (("cds",), {"extra": "[[tasks]]\nkind = 'facts'\n[[tasks]]\nkind = 'facts'"}, "duplicate cells; list it once"),
