@@ -16,8 +16,8 @@ from workbench.models.loading import BUILTIN, SUPPORTED
 UNTRIED = frozenset(
     (
         "Gemma3nForConditionalGeneration Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration "
-        "GraniteMoeHybridForCausalLM Lfm2MoeForCausalLM Llama4ForCausalLM OpenAIGPTLMHeadModel "
-        "Qwen3_5ForCausalLM Qwen3_5MoeForCausalLM RwkvForCausalLM Zamba2ForCausalLM"
+        "Lfm2MoeForCausalLM Llama4ForCausalLM "
+        "Qwen3_5ForCausalLM Qwen3_5MoeForCausalLM Zamba2ForCausalLM"
     ).split()
 )
 
