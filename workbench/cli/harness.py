@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import Artefact, ModelOptions, Scope, Strength, check_table, words
+from workbench.cli.options import MOST, Artefact, ModelOptions, Scope, Strength, check_table, words
 
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
@@ -20,8 +20,8 @@ def lm_eval(
     include: Annotated[
         Path | None, typer.Option("--include", exists=True, file_okay=False, help="Folder with task files of your own.")
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples in the prompt.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Documents per task.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, max=MOST, help="Examples in the prompt.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, max=MOST, help="Documents per task.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat format.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the result to this JSON file.", callback=check_table)
@@ -36,7 +36,7 @@ def lm_eval(
     from workbench.harness import evaluate_harness, require_harness
     from workbench.interventions import load_steering
     from workbench.models import load_model
-    from workbench.records import to_plain
+    from workbench.records import to_plain, write_whole
 
     require_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -59,8 +59,7 @@ def lm_eval(
     )
     _print(result)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(to_plain(result), indent=2) + "\n")
         typer.echo(f"result: {out}")
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from workbench.records.files import replacing
 
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 2
@@ -32,21 +34,21 @@ class FileError(ValueError):
 
 
 def write_file(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a header of plain values, complete or not at all."""
+    """Write tensors and a header of plain values, complete or not at all; raises `RecordError` where that cannot be."""
     stored = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     header = {**MEANING, **header, "library": version("dcd-workbench")}
     header["digest"] = _digest(stored, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
-    path = Path(path)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    try:
-        save_file(stored, temporary, metadata=metadata)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise FileError(f"cannot write {path}: {error}") from error
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(_in_order(save(stored, metadata)))
+
+
+def _in_order(whole: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order, so that equal steerings are equal files."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    head = json.dumps(json.loads(whole[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + whole[end:]
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
