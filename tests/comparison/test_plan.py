@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests.compared import small_spec
+from workbench.comparison.api import prepare_spec
 from workbench.comparison.plan import (
     TaskFacts,
     make_plan,
@@ -16,8 +17,10 @@ from workbench.comparison.plan import (
     searched_layers,
     shape_of,
 )
-from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
-from workbench.interventions import every_card
+from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, TaskSpec, left_out, read_spec, spec_from
+from workbench.interventions import METHODS, every_card
+from workbench.tasks.builtin import Facts
+from workbench.tasks.refusal import Direction
 
 SPECS = Path(__file__).parents[2] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -83,7 +86,7 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()}
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()} | {"whole-dimension": ""}
     return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 
@@ -120,7 +123,7 @@ def test_dials_cost_their_steps() -> None:
         small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_optimisation_prompts=5, n_optimisation_steps=7)
     )
     work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
-    assert work.n_fitted == 24 + 2 * 4 * 7 * 5
+    assert work.n_fitted == 24 + 4 * 7 * 5
 
 
 def test_damage_is_in_the_plan() -> None:
@@ -214,3 +217,13 @@ def test_a_quick_comparison_says_what_it_leaves_out_and_never_does_more() -> Non
     assert text.endswith("still 5 draws of random-k")
     small = dataclasses.replace(whole, sizes=SizeSpec(n_test=4, n_neutral=3, n_layers=1))
     assert (small.quick().sizes.n_test, small.quick().sizes.n_neutral, small.quick().sizes.n_layers) == (4, 3, 1)
+
+
+def test_the_cells_of_a_plan_without_weights_are_those_of_the_run() -> None:
+    """For every kind of task on what ships and everything it can be about."""
+    domains = [TaskSpec(kind, domains=("law",)) for kind in ("domain-loss", "domain-share", "domain-exam")]
+    refusals = [TaskSpec("refusal", about=about) for about in get_args(Direction)]
+    facts = [TaskSpec("facts", about=about) for about in get_args(Facts)]
+    tasks = (*domains, *refusals, *facts, TaskSpec("persona"), TaskSpec("choices"))
+    spec = Spec("all", tuple(METHODS), tasks)
+    assert plan_without_weights(spec)[0].cells == prepare_spec(spec).plan.cells

@@ -7,13 +7,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from workbench.dimensions.detectors import (
-    MAX_BINS,
     N_RESAMPLES,
     N_SHOWN,
     UNLABELLED,
     TokenTable,
-    auroc,
-    auroc_interval,
     detector_frame,
     document_weights,
     find_detectors,
@@ -29,6 +26,7 @@ from workbench.records import (
     TokenColumns,
     TopTokens,
 )
+from workbench.statistics import MAX_BINS, auroc, auroc_interval
 from workbench.token_classes import class_members, read_pieces
 
 N_DOCUMENTS, N_TOKENS, N_LAYERS, D_MODEL = 14, 40, 2, 6

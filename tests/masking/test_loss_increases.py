@@ -15,11 +15,11 @@ from workbench.dimensions.masking import (
     jaccard,
     mean_interval,
     overlap_at_k,
-    spearman,
     specificity,
     top_dimensions,
 )
 from workbench.records import ChoiceItem, ChoiceMasking, MaskingResult, load_record, save_record
+from workbench.statistics import spearman
 
 DIMENSIONS = (2, 5, 7)
 # One row per dimension; columns are two identify and two test prompts of law, then the same of code.

@@ -33,6 +33,7 @@ from workbench.dimensions.verdicts import domain_scores
 from workbench.interventions import ContrastiveAddition
 from workbench.models import HookedModel
 from workbench.records import BasisScore, Dimension, PooledRows, Prompt, TokenColumns
+from workbench.statistics import percentile_interval
 from workbench.tasks.metrics import NeutralText, passage_losses, passage_tokens
 from workbench.token_classes import class_members
 
@@ -114,7 +115,7 @@ def basis_frame(scores: Sequence[BasisScore], *, n_resamples: int = 2000, seed: 
             np.nanmean(wins[rng.integers(n_domains, size=n_domains)][:, rng.integers(n_rotations, size=n_rotations)])
             for _ in range(n_resamples if np.isfinite(wins).all() else 0)
         ]
-        low, high = np.quantile(shares, [0.025, 0.975]) if shares else (np.nan, np.nan)
+        low, high = percentile_interval(np.array(shares))
         means = np.array([_known_mean(column) for column in others.T])
         rows.append(
             [

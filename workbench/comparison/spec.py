@@ -142,7 +142,7 @@ class Spec:
     sizes: SizeSpec = field(default_factory=SizeSpec)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
-    scope: Where | Literal["own"] = "all_but_first"
+    scope: Literal[Where, "own"] = "all_but_first"
     controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:

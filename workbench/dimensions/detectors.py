@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Float64, Int
-from scipy.stats import rankdata
 
 from workbench.records import (
     ENDS,
@@ -25,6 +24,7 @@ from workbench.records import (
     TokenColumns,
     TokenContext,
 )
+from workbench.statistics import auroc, auroc_interval, resample_counts
 from workbench.token_classes import class_members
 
 N_TOP = 20
@@ -35,7 +35,6 @@ MIN_LIFT = 2.0
 MIN_TOKENS = 10
 MIN_DOCUMENTS = 4
 N_RESAMPLES = 500
-MAX_BINS = 4096
 _SPECIAL = re.compile(r"\s*(?:<[^<>]*>|\[[A-Z]+\])\s*")  # <s>, <|endoftext|>, [CLS]: not text of the document
 
 Words = tuple[tuple[str, ...], tuple[str, ...]]
@@ -118,17 +117,6 @@ def token_table(
     return TokenTable(columns.values[rows][:, list(chosen)], members[rows], document)
 
 
-def auroc(
-    values: Float32[np.ndarray, "token column"], members: Bool[np.ndarray, "token class"]
-) -> Float64[np.ndarray, "column class"]:
-    """Area under the ROC curve of every column for every class, ties counted half; NaN where one side is empty."""
-    ranks = rankdata(values, axis=0)
-    n_inside = members.sum(axis=0)
-    wins = ranks.T @ members.astype(np.float64) - n_inside * (n_inside + 1) / 2
-    pairs = (n_inside * (len(members) - n_inside)).astype(np.float64)
-    return wins / np.where(pairs > 0, pairs, np.nan)
-
-
 def choose_labels(table: TokenTable, is_allowed: Bool[np.ndarray, "class"]) -> Int[np.ndarray, "end column"]:
     """The class that labels each end of each column, -1 where none passes."""
     quality, passes = label_qualities(table, is_allowed)
@@ -154,37 +142,7 @@ def label_qualities(
 def document_weights(table: TokenTable, seed: int) -> Float64[np.ndarray, "resample document"]:
     """How often each document is drawn in every bootstrap resample of the documents."""
     n_documents = int(table.document.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(n_documents, np.full(n_documents, 1 / n_documents), N_RESAMPLES)
-    return drawn.astype(np.float64)
-
-
-def auroc_interval(
-    values: Float32[np.ndarray, "token"],
-    is_member: Bool[np.ndarray, "token"],
-    document: Int[np.ndarray, "token"],
-    weights: Float64[np.ndarray, "resample document"],
-) -> tuple[float, float]:
-    """95 % percentile interval of the AUROC over resampled documents.
-
-    Wins are counted once per pair of documents, so that a resample is a weighted sum over pairs. Exact up to 4096
-    distinct values; beyond that, values are put into as many bins of equal share and those of one bin count as ties.
-    """
-    bins = np.unique(values, return_inverse=True)[1]
-    n_bins = int(bins.max()) + 1
-    if n_bins > MAX_BINS:
-        bins, n_bins = bins * MAX_BINS // n_bins, MAX_BINS
-    n_documents = weights.shape[1]
-    outside = np.bincount(document[~is_member] * n_bins + bins[~is_member], minlength=n_documents * n_bins)
-    outside = outside.reshape(n_documents, n_bins).astype(np.float64)
-    beaten = outside.cumsum(axis=1) - outside / 2
-    wins = np.zeros((n_documents, n_documents))
-    np.add.at(wins, document[is_member], beaten[:, bins[is_member]].T)
-    # einsum rather than @: products this small only wait for one another on the threads of a busy machine
-    won = (np.einsum("bd,de->be", weights, wins) * weights).sum(axis=1)
-    pairs = (weights @ np.bincount(document[is_member], minlength=n_documents)) * (weights @ outside.sum(axis=1))
-    scores = won[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(scores, [0.025, 0.975]) if len(scores) else (np.nan, np.nan)
-    return float(low), float(high)
+    return resample_counts(n_documents, N_RESAMPLES, np.random.default_rng(seed))
 
 
 def detector_frame(detectors: Sequence[Detector]) -> pd.DataFrame:

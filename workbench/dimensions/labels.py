@@ -24,14 +24,13 @@ from workbench.dimensions.detectors import (
     MIN_DOCUMENTS,
     MIN_TOKENS,
     TokenTable,
-    auroc,
-    auroc_interval,
     document_texts,
     document_weights,
     label_qualities,
     token_table,
 )
 from workbench.records import ENDS, LEVEL, Dimension, LabelScore, PooledRows, TokenColumns
+from workbench.statistics import auroc, auroc_interval, percentile_interval
 from workbench.token_classes import class_members
 
 NAN = float("nan")
@@ -145,8 +144,7 @@ def label_curve(scores: Sequence[LabelScore], *, seed: int = 0, n_resamples: int
             for share in SHARES:
                 n = max(1, round(share * len(chosen)))
                 means = sums[:, n - 1] / np.where(counts[:, n - 1] > 0, counts[:, n - 1], np.nan)
-                low, high = np.nanquantile(means[1:], [0.025, 0.975]) if np.isfinite(means[1:]).any() else (NAN, NAN)
-                rows.append([group, name, n / len(chosen), float(means[0]), float(low), float(high), n])
+                rows.append([group, name, n / len(chosen), float(means[0]), *percentile_interval(means[1:]), n])
     return pd.DataFrame(rows, columns=["group", "score", "share", "mean", "low", "high", "n"])
 
 

@@ -118,17 +118,6 @@ def overlap_at_k(
     return pd.DataFrame(rows, columns=["k", "overlap", "n_common", "chance", "low", "high", "p"])
 
 
-def spearman(first: Float[np.ndarray, "dimension"], second: Float[np.ndarray, "dimension"]) -> float:
-    """Spearman's rank correlation over the dimensions that both scores know; NaN where one of them is constant."""
-    known = ~(np.isnan(first) | np.isnan(second))
-    if known.sum() < 3:
-        raise ValueError(f"{int(known.sum())} dimensions are in both rankings; a correlation needs at least 3")
-    a, b = first[known], second[known]
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.asarray(stats.spearmanr(a, b)[0]))
-
-
 def jaccard(first: Collection[int], second: Collection[int]) -> float:
     """|A and B| / |A or B| of two sets of dimensions; NaN where both are empty."""
     union = len({*first} | {*second})

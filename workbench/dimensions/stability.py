@@ -25,6 +25,7 @@ from workbench.records import (
     SelectionStability,
     Split,
 )
+from workbench.statistics import percentile_interval, resample_counts, spearman
 
 MIN_PASSAGES = 4
 _ROUNDING = 1e-9
@@ -142,7 +143,7 @@ def _bootstrap_weights(passages: Passages, n: int, rng: np.random.Generator) -> 
     weights = np.zeros((n, len(passages.domain)))
     for number in range(len(passages.domains)):
         at = np.flatnonzero(passages.domain == number)
-        weights[:, at] = rng.multinomial(len(at), np.full(len(at), 1 / len(at)), size=n)
+        weights[:, at] = resample_counts(len(at), n, rng)
     return weights
 
 
@@ -271,11 +272,6 @@ def _agreement(
     tops = [np.argsort(-values, axis=1, kind="stable")[:, :k] for values in (first, second)]
     common = np.array([len(set(a) & set(b)) for a, b in zip(tops[0].tolist(), tops[1].tolist(), strict=True)])
     shared = common / (2 * k - common)
-    a, b = rankdata(first, axis=1), rankdata(second, axis=1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    correlation = (a * b).sum(axis=1) / np.where(norm > 0, norm, np.nan)
-    low, high = np.quantile(shared, [0.025, 0.975]) if len(shared) > 1 else (np.nan, np.nan)
-    return ConditionStability(
-        condition, domain, k, float(shared.mean()), float(low), float(high), float(correlation.mean()), len(shared)
-    )
+    correlation = float(np.mean([spearman(a, b) for a, b in zip(first, second, strict=True)]))
+    bounds = percentile_interval(shared) if len(shared) > 1 else (np.nan, np.nan)
+    return ConditionStability(condition, domain, k, float(shared.mean()), *bounds, correlation, len(shared))

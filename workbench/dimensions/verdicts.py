@@ -21,7 +21,6 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int
-from scipy.stats import rankdata
 
 from workbench.dimensions.criteria import split_domains
 from workbench.dimensions.masking import domain_loss_increase, masked_domains
@@ -38,6 +37,7 @@ from workbench.records import (
     Verdict,
     VerdictName,
 )
+from workbench.statistics import auroc, resample_counts
 
 ReadAs = Literal["magnitude", "high", "low"]
 READ_AS: tuple[ReadAs, ...] = get_args(ReadAs)
@@ -211,7 +211,7 @@ def domain_scores(
     chosen = values[:, best, at]
     wins = np.stack([_wins(column[inside], column[~inside]) for column in chosen.T])  # dimension, inside, outside
     rng = np.random.default_rng(seed)
-    drawn = [rng.multinomial(n, np.full(n, 1 / n), n_resamples) / n for n in wins.shape[1:]]
+    drawn = [resample_counts(n, n_resamples, rng) / n for n in wins.shape[1:]]
     resampled = np.einsum("rj,dij->rdi", drawn[1], wins)
     low, high = np.quantile(np.einsum("ri,rdi->rd", drawn[0], resampled), [0.025, 0.975], axis=0)
     n_layers = rows.values.shape[2]
@@ -277,9 +277,7 @@ def _all_scores(
     rows: PooledRows, domain: str, dimensions: Sequence[int], split: Split
 ) -> Float64[np.ndarray, "column dimension"]:
     inside, values = _columns(rows, domain, dimensions, split)
-    n_inside, n_outside = int(inside.sum()), int((~inside).sum())
-    wins = rankdata(values, axis=0)[inside].sum(axis=0) - n_inside * (n_inside + 1) / 2
-    return wins / (n_inside * n_outside)
+    return auroc(values.reshape(len(values), -1), inside[:, None]).reshape(values.shape[1:])
 
 
 def _wins(inside: Float64[np.ndarray, "inside"], outside: Float64[np.ndarray, "outside"]) -> np.ndarray:

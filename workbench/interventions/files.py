@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from workbench.records.files import replacing
+from workbench.records import RecordError, replacing
 
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 2
@@ -34,13 +34,16 @@ class FileError(ValueError):
 
 
 def write_file(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a header of plain values, complete or not at all; raises `RecordError` where that cannot be."""
+    """Write tensors and a header of plain values, complete or not at all; folders above the file are made."""
     stored = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     header = {**MEANING, **header, "library": version("dcd-workbench")}
     header["digest"] = _digest(stored, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(_in_order(save(stored, metadata)))
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(_in_order(save(stored, metadata)))
+    except RecordError as error:
+        raise FileError(str(error)) from error
 
 
 def _in_order(whole: bytes) -> bytes:

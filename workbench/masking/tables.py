@@ -31,12 +31,12 @@ from workbench.dimensions.masking import (
     measured_order,
     overlap_at_k,
     rank_dimensions,
-    spearman,
     specificity,
     top_dimensions,
 )
 from workbench.records import MASK_MODES, ChoiceMasking, MaskingResult, MaskMode, TokenSet, load_record, save_record
 from workbench.schema import Count, Distinct, Index, Several, checked
+from workbench.statistics import spearman
 
 FIRST_TOKEN = "first token alone"
 TOKEN_SUBSETS = ("after the first token", "all tokens", "without high-norm tokens", FIRST_TOKEN)
