@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import MOST, Artefact, ModelOptions, Scope, Strength, check_table, words
+from workbench.cli.options import (
+    MOST,
+    AllowOtherWeights,
+    Artefact,
+    ModelOptions,
+    Scope,
+    Strength,
+    check_table,
+    words,
+)
 
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
@@ -15,6 +24,7 @@ def lm_eval(
     tasks: Annotated[str, typer.Argument(metavar="TASKS", help="Names of tasks, separated by commas.")],
     options: ModelOptions,
     artefact: Artefact = None,
+    allow_other_weights: AllowOtherWeights = False,
     strength: Strength = 1.0,
     scope: Scope = None,
     include: Annotated[
@@ -35,14 +45,15 @@ def lm_eval(
     from workbench.cli.output import no_other_bars
     from workbench.harness import evaluate_harness, require_harness
     from workbench.interventions import load_steering
-    from workbench.models import load_model
+    from workbench.models import provenance
     from workbench.records import to_plain, write_whole
+    from workbench.study import open_model
 
     require_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     no_other_bars()
-    loaded = load_model(options.model, device=options.device, dtype=options.dtype, allow_download=options.download)
-    saved = None if artefact is None else load_steering(artefact, loaded)
+    loaded = open_model(options.settings())
+    saved = None if artefact is None else load_steering(artefact, loaded, allow_other_weights=allow_other_weights)
     where = read_scope(scope) if scope is not None else "all_but_first" if saved is None else saved.scope
     result = evaluate_harness(
         loaded,
@@ -59,7 +70,9 @@ def lm_eval(
     )
     _print(result)
     if out is not None:
-        write_whole(out, json.dumps(to_plain(result), indent=2) + "\n")
+        facts = {"model": {"name": loaded.name, "fingerprint": loaded.fingerprint, **provenance(loaded)}}
+        facts |= {"artefact": saved.header} if saved is not None else {}
+        write_whole(out, json.dumps({**to_plain(result), **to_plain(facts)}, indent=2) + "\n")
         typer.echo(f"result: {out}")
 
 

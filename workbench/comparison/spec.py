@@ -45,6 +45,8 @@ class ModelShape:
 class ModelSpec:
     """Which model, where and in which precision; `device_map` ("auto") spreads it over several devices.
 
+    `attention` and `bos` are those of `load_model`; `shown_as` is what the model is called in what is written.
+
     `shape` and `teraflops` (what the device sustains, an assumption) are for plans that are made without weights.
     """
 
@@ -54,6 +56,9 @@ class ModelSpec:
     device_map: str = ""
     revision: str = ""
     download: bool = False
+    attention: Name = "auto"
+    bos: Name = "auto"
+    shown_as: str = ""
     teraflops: Positive = 0.02
     shape: ModelShape | None = None
 
@@ -234,7 +239,7 @@ class MaskingSpec:
 
 def _digest(spec: "Spec | MaskingSpec", left_out: Sequence[str] = ()) -> str:
     plain = {name: value for name, value in dataclasses.asdict(spec).items() if name not in left_out}
-    for key in ("teraflops", "shape", "download", "device_map"):
+    for key in ("teraflops", "shape", "download", "device_map", "shown_as"):
         plain["model"].pop(key)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
