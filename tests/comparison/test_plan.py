@@ -17,7 +17,7 @@ from workbench.comparison.plan import (
     shape_of,
 )
 from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
-from workbench.interventions import every_card
+from workbench.interventions import every_card, method_named
 
 SPECS = Path(__file__).parents[2] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -83,7 +83,9 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()}
+    reasons = {
+        arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in (*every_card(), method_named("whole-dimension"))
+    }
     return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 
@@ -100,7 +102,7 @@ def test_cells_are_counted_by_hand() -> None:
     assert plan.continuations == 0  # a task that writes is measured on its own texts
     # over 4 neutral passages of 9 positions: three passes in every search, one in every test
     assert plan.neutral_passes == searched * 3 + tested + 3
-    # 12 texts of each side are run once for all arms, and for both layers of austeer
+    # 12 texts of each side are run once for all arms, and for both counts of austeer
     assert [plan.work[task].n_fitted for task in ("a", "b")] == [24 * (1 + 2), 24]
     written = 12 * (tested + 3)  # texts of 3 new tokens, whose loss is measured
     run = plan.n_generated / 3 + written + 24 * 4
@@ -120,7 +122,7 @@ def test_dials_cost_their_steps() -> None:
         small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_optimisation_prompts=5, n_optimisation_steps=7)
     )
     work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
-    assert work.n_fitted == 24 + 2 * 4 * 7 * 5
+    assert work.n_fitted == 24 + 4 * 7 * 5  # all layers at once: nothing is searched
 
 
 def test_damage_is_in_the_plan() -> None:

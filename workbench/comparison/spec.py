@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from workbench.records import BudgetKind, Where
+from workbench.records import BudgetKind
 from workbench.schema import Count, Distinct, Index, Name, Positive, Seed, Several, checked, from_plain
 
 
@@ -126,6 +126,9 @@ class SizeSpec:
     curves: bool = True
 
 
+SpecScope = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt", "own"]
+
+
 @checked(SpecError)
 class Spec:
     """A comparison: methods and tasks, budgets, sizes and seeds. `k` coordinates are chosen where they are counted.
@@ -142,7 +145,7 @@ class Spec:
     sizes: SizeSpec = field(default_factory=SizeSpec)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
-    scope: Where | Literal["own"] = "all_but_first"
+    scope: SpecScope = "all_but_first"
     controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:
