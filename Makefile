@@ -9,7 +9,7 @@ JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 # One thread per test process: two processes with two threads each would fight over two cores.
-TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
+TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -rs -n $(JOBS)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo study real real-model test test-all test-browser fuzz check format figures lab wheel clean

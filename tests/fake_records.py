@@ -1,6 +1,5 @@
 """Made-up records of the shape that a study writes: three massive dimensions everywhere, a few own ones per domain."""
 
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -273,7 +272,7 @@ def fake_comparison(folder: Path, domains: tuple[str, ...] = DOMAINS) -> Path:
     sizes = {"n_fit": 8, "n_tune": 4, "n_test": 8, "n_neutral": 6}
     plan = {"name": "made up", "model": {"name": "builtin"}, "methods": ["cds"], "tasks": list(domains), "k": 8}
     plan |= {"budgets": [["kl", 0.1]], "layers": [1, 2], "seeds": [0], "n_cells": 12, "sizes": sizes}
-    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    write_json(folder / "plan.json", plan)
     (folder / "tables").mkdir()
     rows = [("task", "arm", "status"), (domains[0], "cds", "runs"), (domains[0], "iti", "it has no pairs")]
     text = "".join(",".join(row) + "\n" for row in rows)

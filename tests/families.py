@@ -70,3 +70,9 @@ def layers_of(model: Any) -> Any:
 def hooked_logits(model: HookedModel) -> torch.Tensor:
     with model.hooked({Site("resid_post", 1): edit}, editing=True):
         return model.logits(model.tokenize(TEXTS[:1]))
+
+
+def row(family: str, model: HookedModel) -> str:
+    """The line of a family that works, as docs/families.md has it."""
+    lacking = ", ".join(sorted(kind for kind, found in model.checks.items() if found != "ok"))
+    return f"| {family} | yes | {model.attention} | {lacking} |"

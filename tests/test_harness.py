@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.command import assert_refused, command_line
 from tests.tiny import tiny_model
 from workbench import harness
 from workbench.harness import HarnessError, evaluate_harness
-from workbench.interventions import ContrastiveAddition, Scope, steer
+from workbench.interventions import ContrastiveAddition, Scope, save_steering, steer
 from workbench.models import HookedModel
 from workbench.tasks.scoring import text_likelihoods
 
@@ -92,6 +93,22 @@ def test_accuracy_is_the_plain_models_and_steering_moves_it_with_every_request_c
 
 
 @needs_harness
+@quiet
+def test_the_command_takes_a_sibling_only_where_that_is_allowed_and_writes_what_it_ran_on(
+    folder: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, saved, out = command_line(capsys), folder / "push.safetensors", folder / "result.json"
+    save_steering(saved, ContrastiveAddition(torch.ones(16), 1), tiny_model("llama", seed=1))
+    run = ("lm-eval", "mini_choice", "--include", folder, "--model", tiny_model_folder, "--artefact", saved)
+    assert_refused(command(*run), "allow other weights (--allow-other-weights)")
+    with pytest.warns(UserWarning, match="used all the same"):
+        outcome = command(*run, "--allow-other-weights", "--bos", "never", "--attention", "eager", "--out", out)
+    assert outcome.code == 0, outcome.err
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert (written["model"]["bos"], written["model"]["attention"]) == ("never", "eager")
+    assert written["artefact"]["other_weights"]["fingerprint"] == written["model"]["fingerprint"]
+
+
 @quiet
 def test_a_request_outside_the_scope_raises_instead_of_running_unsteered(model: HookedModel, folder: Path) -> None:
     push = ContrastiveAddition(torch.ones(16), 1)

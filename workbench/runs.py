@@ -342,7 +342,7 @@ def summarise(
     domains: Sequence[str],
     dcds: Sequence[Dimension],
     detectors: Sequence[Detector],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Comparison | Contrast],
     seconds: float,
 ) -> dict[str, Any]:
     """The content of `summary.json`: what was found, in plain values.

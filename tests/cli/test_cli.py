@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import workbench
 from tests.command import Command, Outcome, command_line
 from workbench.cli import jobs, options, output, run
+from workbench.interventions.files import read_file
 from workbench.models import ModelError
 from workbench.records import Dimension
 from workbench.study import settings, stages
@@ -216,6 +217,24 @@ def test_a_steering_of_another_model_is_refused(
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     outcome = command("steer", "the court", "--model", other, "--artefact", saved)
     check_mistake(outcome, "tiny-llama", tmp_path / "here")
+    assert "--allow-other-weights" in outcome.err
+    with pytest.warns(UserWarning, match="used all the same, as asked"):
+        allowed = command("steer", "the court", "--model", other, "--artefact", saved, "--allow-other-weights")
+    assert allowed.code == 0, allowed.err
+
+
+def test_how_a_model_is_read_is_an_option_and_stands_in_the_artefact(
+    command: Command, on_tiny: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    saved = tmp_path / "law.safetensors"
+    fit = ("steer", "the court", *on_tiny, "--domain", "law", "--out", saved)
+    headers = []
+    for how in ((), ("--attention", "eager", "--bos", "never", "--name", "mine")):
+        assert command(*fit, *how).code == 0
+        headers.append(read_file(saved)[1])
+    found = [(one["made_with"]["attention"], one["made_with"]["bos"], one["model"]) for one in headers]
+    assert found == [("sdpa", "auto", "tiny-llama"), ("eager", "never", "mine")]
+    assert [one["made_with"]["first_tokens"] for one in headers] == [["<s>"], []]
 
 
 def test_debug_shows_the_traceback(command: Command) -> None:

@@ -10,6 +10,10 @@ import pytest
 
 from tests.command import Command, command_line
 from tests.conftest import WORDS
+from workbench.cli.compare import overridden_model
+from workbench.cli.options import SpecOptions
+from workbench.comparison.api import open_model
+from workbench.comparison.spec import ModelSpec
 from workbench.models.loading import BUILTIN
 
 SPEC = """\
@@ -135,7 +139,7 @@ def check_damage(table: pd.DataFrame, folder: Path) -> None:
     ("methods", "options", "message"),
     [
         (("cds",), {"extra": "metods = 1"}, "unknown key 'metods'"),
-        (("caa",), {}, "unknown method 'caa'; choose one of cds"),
+        (("magic",), {}, "unknown method 'magic'; choose one of cds"),
         (("cds",), {"model": "nowhere/at-all"}, "nowhere/at-all"),
         (("cds", "cds"), {}, "'cds' twice; list it once"),
         (("cds",), {"extra": "[[tasks]]\nkind = 'facts'\n[[tasks]]\nkind = 'facts'"}, "duplicate cells; list it once"),
@@ -172,6 +176,14 @@ def test_a_plan_needs_no_weights_and_writes_nothing(
     assert "time: about" in outcome.out
     assert "n/a (1) because" in outcome.out
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "spec.toml"}
+
+
+def test_how_a_model_is_read_is_said_in_the_specification_and_on_the_command_line(tiny_model_folder: Path) -> None:
+    spec = ModelSpec(name=str(tiny_model_folder), attention="sdpa", bos="never")
+    model = open_model(spec)
+    assert (model.attention, model.text.bos, model.name) == ("sdpa", "never", "tiny-llama")
+    model = open_model(overridden_model(spec, SpecOptions(attention="eager", shown_as="mine")))
+    assert (model.attention, model.text.bos, model.name) == ("eager", "never", "mine")
 
 
 def test_tasks_on_the_command_line_say_what_they_are_about_and_what_they_read(command: Command) -> None:

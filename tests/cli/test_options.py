@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from workbench.cli.app import COMMANDS, app
+from workbench.cli.options import ModelOptions
 
 GROUP = get_command(app)
 NAMES = [command.__name__.replace("_", "-") for commands in COMMANDS.values() for command, _ in commands]
@@ -53,6 +54,12 @@ def test_every_command_is_in_a_group_with_an_example_that_parses(
         assert command.make_context(name, words[1:]).args == []
 
 
+def test_the_planted_model_takes_no_options_of_how_a_model_is_read() -> None:
+    for given in ({"bos": "never"}, {"attention": "eager"}, {"shown_as": "mine"}):
+        with pytest.raises(ValueError, match="takes no --attention, --bos or --name"):
+            ModelOptions(model="planted", **given).settings()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +76,8 @@ def test_every_command_is_in_a_group_with_an_example_that_parses(
         (("compare", "none.toml"), "none.toml"),
         (("figures", "nowhere"), "nowhere"),
         (("study", "--colour"), "--colour"),
+        (("find", "--attention", "fast"), "'fast'; choose one of auto, sdpa, eager"),
+        (("compare", "--bos", "often"), "'often'; choose one of auto, always, never"),
     ],
 )
 def test_mistakes_are_found_before_anything_heavy_is_loaded(arguments: tuple[str, ...], message: str) -> None:

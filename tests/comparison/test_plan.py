@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests.compared import small_spec
+from workbench.comparison.api import prepare_spec
 from workbench.comparison.plan import (
     TaskFacts,
     make_plan,
@@ -16,8 +17,10 @@ from workbench.comparison.plan import (
     searched_layers,
     shape_of,
 )
-from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, left_out, read_spec, spec_from
-from workbench.interventions import every_card, method_named
+from workbench.comparison.spec import ModelSpec, SizeSpec, Spec, SpecError, TaskSpec, left_out, read_spec, spec_from
+from workbench.interventions import METHODS, every_card
+from workbench.tasks.builtin import Facts
+from workbench.tasks.refusal import Direction
 
 SPECS = Path(__file__).parents[2] / "specs"
 TASKS = [{"kind": "refusal"}]
@@ -83,9 +86,7 @@ def test_only_what_changes_results_is_in_the_digest() -> None:
 
 
 def facts(name: str, **unmet: str) -> TaskFacts:
-    reasons = {
-        arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in (*every_card(), method_named("whole-dimension"))
-    }
+    reasons = {arm.name: unmet.get(arm.name.replace("-", "_"), "") for arm in every_card()} | {"whole-dimension": ""}
     return TaskFacts(name, reasons, n_tune=100, n_test=100, n_positions=10.0, n_new=3, n_fit=12)
 
 
@@ -102,7 +103,7 @@ def test_cells_are_counted_by_hand() -> None:
     assert plan.continuations == 0  # a task that writes is measured on its own texts
     # over 4 neutral passages of 9 positions: three passes in every search, one in every test
     assert plan.neutral_passes == searched * 3 + tested + 3
-    # 12 texts of each side are run once for all arms, and for both counts of austeer
+    # 12 texts of each side are run once for all arms, and for both layers of austeer
     assert [plan.work[task].n_fitted for task in ("a", "b")] == [24 * (1 + 2), 24]
     written = 12 * (tested + 3)  # texts of 3 new tokens, whose loss is measured
     run = plan.n_generated / 3 + written + 24 * 4
@@ -122,7 +123,7 @@ def test_dials_cost_their_steps() -> None:
         small_spec(("dyn-scalar",)), sizes=SizeSpec(n_layers=2, n_optimisation_prompts=5, n_optimisation_steps=7)
     )
     work = make_plan(spec, [facts("a")], n_layers=4, n_heads=8).work["a"]
-    assert work.n_fitted == 24 + 4 * 7 * 5  # all layers at once: nothing is searched
+    assert work.n_fitted == 24 + 4 * 7 * 5
 
 
 def test_damage_is_in_the_plan() -> None:
@@ -216,3 +217,13 @@ def test_a_quick_comparison_says_what_it_leaves_out_and_never_does_more() -> Non
     assert text.endswith("still 5 draws of random-k")
     small = dataclasses.replace(whole, sizes=SizeSpec(n_test=4, n_neutral=3, n_layers=1))
     assert (small.quick().sizes.n_test, small.quick().sizes.n_neutral, small.quick().sizes.n_layers) == (4, 3, 1)
+
+
+def test_the_cells_of_a_plan_without_weights_are_those_of_the_run() -> None:
+    """For every kind of task on what ships and everything it can be about."""
+    domains = [TaskSpec(kind, domains=("law",)) for kind in ("domain-loss", "domain-share", "domain-exam")]
+    refusals = [TaskSpec("refusal", about=about) for about in get_args(Direction)]
+    facts = [TaskSpec("facts", about=about) for about in get_args(Facts)]
+    tasks = (*domains, *refusals, *facts, TaskSpec("persona"), TaskSpec("choices"))
+    spec = Spec("all", tuple(METHODS), tasks)
+    assert plan_without_weights(spec)[0].cells == prepare_spec(spec).plan.cells

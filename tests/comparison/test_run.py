@@ -17,7 +17,7 @@ from workbench.comparison.store import CellError, CellFailedError, CellKey, Cell
 from workbench.comparison.tables import Outcomes
 from workbench.interventions import AUSteer, steer
 from workbench.models import HookedModel
-from workbench.records import NotApplicable, ScoreResult
+from workbench.records import NotApplicable, ScoreResult, read_json, write_json
 from workbench.tasks.base import Scores
 from workbench.tasks.metrics import passage_tokens
 from workbench.tasks.questions import QuestionTask
@@ -219,7 +219,7 @@ def test_curves_hold_a_band_or_say_why(model: HookedModel, tmp_path: Path) -> No
         assert curve.n_evaluations <= 20
         assert np.isfinite(curve.low) or curve.note
     written = json.loads((tmp_path / "run" / "curves.json").read_text(encoding="utf-8"))
-    assert len(written["records"]) == len(found.curves)
+    assert len(written["content"]) == len(found.curves)
 
 
 # --- errors are never results -----------------------------------------------------------------------------------------
@@ -289,12 +289,12 @@ def test_a_cell_with_other_fields_is_refused(tmp_path: Path, change: dict[str, o
     store = CellStore(tmp_path)
     store.write(key, ScoreResult.unmeasured(""))
     path = tmp_path / "cells" / key.path
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     for name, value in change.items():
         if value is None:
             del content["result"][name]
         else:
             content["result"][name] = value
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(CellError, match="damaged"):
+    write_json(path, content, keep_nan=True)
+    with pytest.raises(CellError, match="missing or unknown"):
         store.read(key)

@@ -1,5 +1,6 @@
 """The laws, a search and a steering on SmolLM2-135M-Instruct, a model that others trained (30 layers, d_model 576)."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,8 @@ def test_the_change_at_the_edited_site_is_strength_times_delta(
 def test_the_dimensions_of_a_domain_are_found_and_raise_its_text(model: HookedModel) -> None:
     passages = [one for one in load_corpus("builtin", domains=("law", "code")) if one.split == "identify"]
     chosen = [one for domain in ("law", "code") for one in [p for p in passages if p.domain == domain][:12]]
-    statistics, rows = collect(model, chosen, truncate=True)
-    assert statistics.n_tokens.min() > 300
+    _, rows = collect(model, chosen, truncate=True)
+    assert Counter(zip(rows.domains, rows.splits, strict=True)) == {("law", "identify"): 12, ("code", "identify"): 12}
     found = {dcd.domain: dcd for dcd in find_dcds(rows, k=8)}
     assert set(found) == {"law", "code"}
     texts = {domain: [p.text[:400] for p in chosen if p.domain == domain] for domain in ("law", "code")}

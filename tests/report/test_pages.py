@@ -1,6 +1,7 @@
 """Pages of all kinds of runs: a broken figure ends them with its name, and no text of a record becomes markup."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from tests.fake_records import HOSTILE, fake_comparison, fake_run
 from tests.pages import Page
 from workbench.cli.app import app
 from workbench.figures import FIGURES, FigureError, catalogue, draw
+from workbench.records import LockedError
 from workbench.report import write_figures, write_paper, write_report
 from workbench.runs import Run
 
@@ -143,3 +145,12 @@ def test_findings_are_short_and_begin_with_their_number(study: Path, comparison:
         assert finding[0].isdigit(), finding
         for sentence in finding.split(". "):
             assert len(sentence.split()) <= 25, sentence
+
+
+def test_only_one_process_writes_a_paper(tmp_path: Path) -> None:
+    run = fake_comparison(tmp_path / "run", DOMAINS)
+    holder = {"host": "elsewhere", "process": 1, "started": 0.0}
+    (tmp_path / ".paper.lock").write_text(json.dumps(holder), encoding="utf-8")
+    with pytest.raises(LockedError, match="on elsewhere writes"):
+        write_paper(run, tmp_path / "paper")
+    assert not (tmp_path / "paper").exists()

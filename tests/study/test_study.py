@@ -36,10 +36,10 @@ def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_run_folder_is_complete(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        *("manifest.json", "summary.json", "tables", "records", "figures", "report.html")
+        *("manifest.json", "summary.json", "tables", "records", "figures", "assets", "report.html")
     }
-    assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"dcds", "detectors", "steering", "frequency"}
-    assert {path.stem for path in (finished / "tables").glob("*.csv")} >= {"masking_drops", "verdicts", "selections"}
+    tables = {path.stem for path in (finished / "tables").glob("*.csv")}
+    assert tables >= {"dcds", "detectors", "steering", "frequency", "masking_loss_increases", "verdicts", "selections"}
     run = read_run(finished)
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["domains"] == list(run.statistics.domains) == ["law", "science"]
@@ -63,8 +63,8 @@ def test_masking_in_the_run_is_that_of_the_passages_of_its_splits(finished: Path
     alone = mask_dimensions(model, own, [dimension])
     np.testing.assert_allclose(found.test["zero"].loss_increase[0], alone.loss_increase[0], atol=1e-5)
     report = (finished / "report.html").read_text(encoding="utf-8")
-    assert 'id="plot-drops"' in report
-    assert 'id="plot-verdicts-map"' in report
+    assert 'id="plot-masking-drops"' in report
+    assert 'id="plot-verdicts"' in report
     assert "the screened path" in report
 
 

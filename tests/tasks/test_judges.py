@@ -43,7 +43,7 @@ def test_probabilities_minimise_the_penalised_loss(domains: tuple[str, ...]) -> 
     is_of = np.array([[prompt.domain == domain for domain in classifier.domains] for prompt in training])
     residual = classifier.probabilities([prompt.text for prompt in training]) - is_of
     np.testing.assert_allclose(residual.sum(axis=0), 0, atol=1e-3)
-    weights = classifier.pipeline[-1].coef_
+    weights = classifier.pipeline.named_steps["logisticregression"].coef_
     if len(domains) == 2:  # one row: the log-odds of the second domain
         residual = residual[:, 1:]
     np.testing.assert_allclose(INVERSE_PENALTY * residual.T @ x + weights, 0, atol=1e-2)

@@ -90,7 +90,8 @@ def _overridden(spec: "Spec", options: SpecOptions, seed: int | None) -> "Spec":
 
 def overridden_model(spec: "ModelSpec", options: SpecOptions) -> "ModelSpec":
     """The model of a specification, with what options say instead."""
-    given = {"name": options.model, "device": options.device, "dtype": options.dtype}
+    names = ("device", "dtype", "attention", "bos", "shown_as")
+    given = {"name": options.model, **{name: getattr(options, name) for name in names}}
     changed = {name: value for name, value in given.items() if value}
     model = dataclasses.replace(spec, **changed, download=spec.download or options.download)
     return dataclasses.replace(model, shape=None, revision="") if options.model else model

@@ -32,12 +32,10 @@ def card(
             material = from_run(run)
         else:
             from workbench.corpus import load_corpus
-            from workbench.models import load_model
+            from workbench.study import open_model
 
             source, names = options.source
-            loaded = load_model(
-                options.model, device=options.device, dtype=options.dtype, allow_download=options.download
-            )
+            loaded = open_model(options.settings())
             prompts = load_corpus(
                 source,
                 domains=names,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import Artefact, ModelOptions, Scope, Strength, check_table, words
+from workbench.cli.options import AllowOtherWeights, Artefact, ModelOptions, Scope, Strength, check_table, words
 
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
@@ -15,6 +15,7 @@ def lm_eval(
     tasks: Annotated[str, typer.Argument(metavar="TASKS", help="Names of tasks, separated by commas.")],
     options: ModelOptions,
     artefact: Artefact = None,
+    allow_other_weights: AllowOtherWeights = False,
     strength: Strength = 1.0,
     scope: Scope = None,
     include: Annotated[
@@ -35,14 +36,15 @@ def lm_eval(
     from workbench.cli.output import no_other_bars
     from workbench.harness import evaluate_harness, require_harness
     from workbench.interventions import load_steering
-    from workbench.models import load_model
+    from workbench.models import provenance
     from workbench.records import to_plain
+    from workbench.study import open_model
 
     require_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     no_other_bars()
-    loaded = load_model(options.model, device=options.device, dtype=options.dtype, allow_download=options.download)
-    saved = None if artefact is None else load_steering(artefact, loaded)
+    loaded = open_model(options.settings())
+    saved = None if artefact is None else load_steering(artefact, loaded, allow_other_weights=allow_other_weights)
     where = read_scope(scope) if scope is not None else "all_but_first" if saved is None else saved.scope
     result = evaluate_harness(
         loaded,
@@ -60,7 +62,9 @@ def lm_eval(
     _print(result)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(to_plain(result), indent=2) + "\n", encoding="utf-8")
+        facts = {"model": {"name": loaded.name, "fingerprint": loaded.fingerprint, **provenance(loaded)}}
+        facts |= {"artefact": saved.header} if saved is not None else {}
+        out.write_text(json.dumps({**to_plain(result), **to_plain(facts)}, indent=2) + "\n", encoding="utf-8")
         typer.echo(f"result: {out}")
 
 

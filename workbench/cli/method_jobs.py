@@ -92,6 +92,7 @@ class SteerOptions:
     max_new_tokens: int
     temperature: float
     scope: str | None
+    allow_other_weights: bool = False
 
     def __post_init__(self) -> None:
         if (self.domain is None) == (self.artefact is None):
@@ -177,7 +178,7 @@ def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tup
     model = open_model(settings)
     tokens = model.tokenize([prompt], truncate=settings.truncate, side="left")
     if options.artefact is not None:
-        artefact = load_steering(options.artefact, model)
+        artefact = load_steering(options.artefact, model, allow_other_weights=options.allow_other_weights)
         steering, data_hash = artefact.steering, ""
         scope = artefact.scope if scope is None else scope
         check_prompt_length(steering, int(tokens.lengths[0]))

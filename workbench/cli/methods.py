@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import (
+    AllowOtherWeights,
     Artefact,
     Domain,
     Layer,
@@ -29,6 +30,7 @@ def steer(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     domain: Domain = None,
     artefact: Artefact = None,
+    allow_other_weights: AllowOtherWeights = False,
     method: Annotated[str, typer.Option("--method", help="See `workbench methods`; fitted on the domain.")] = "cds",
     layer: Layer = None,
     k: UnitCount = None,
@@ -43,7 +45,16 @@ def steer(
     from workbench.interventions import Setting
 
     job = method_jobs.SteerOptions(
-        domain, method, Setting(layer, k), strength, artefact, out, max_new_tokens, temperature, scope
+        domain,
+        method,
+        Setting(layer, k),
+        strength,
+        artefact,
+        out,
+        max_new_tokens,
+        temperature,
+        scope,
+        allow_other_weights,
     )
     with output.progress_bars():
         plain, steered, steering = method_jobs.continuations(prompt, job, options.settings())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.study import Settings
 
 BUILTIN, PLANTED = "builtin", "planted"
+ATTENTIONS, BOS_RULES = ("sdpa", "eager"), ("auto", "always", "never")
 TEXT_PANEL, RUN_PANEL = "Model and text", "How it runs"
 
 
@@ -75,6 +76,17 @@ def _check_scope(text: str | None) -> str | None:
     return text
 
 
+def _one_of(*names: str) -> Callable[[str], str]:
+    """A check for one of some words; nothing given passes."""
+
+    def check(text: str) -> str:
+        if text and text not in names:
+            raise ValueError(f"unknown choice {text!r}; choose one of {', '.join(names)}")
+        return text
+
+    return check
+
+
 def words(text: str) -> tuple[str, ...]:
     """What stands between the commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -122,6 +134,27 @@ Seed = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=RUN_PANEL)]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.", rich_help_panel=RUN_PANEL)]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        help="auto (as Hugging Face prefers), sdpa, or eager (with hooks inside attention).",
+        rich_help_panel=RUN_PANEL,
+        callback=_one_of("auto", *ATTENTIONS),
+    ),
+]
+Bos = Annotated[
+    str,
+    typer.Option(
+        "--bos",
+        help="BOS token in front of every text: auto (as the tokenizer does), always or never.",
+        rich_help_panel=TEXT_PANEL,
+        callback=_one_of(*BOS_RULES),
+    ),
+]
+ShownAs = Annotated[
+    str, typer.Option("--name", help="What the model is called in what is written.", rich_help_panel=TEXT_PANEL)
+]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Passages per forward pass.", rich_help_panel=RUN_PANEL)
 ]
@@ -147,6 +180,9 @@ Scope = Annotated[
 ]
 Artefact = Annotated[
     Path | None, typer.Option("--artefact", exists=True, dir_okay=False, help="A saved steering, made by fit.")
+]
+AllowOtherWeights = Annotated[
+    bool, typer.Option("--allow-other-weights", help="Use it on a sibling too, such as a fine-tune of its model.")
 ]
 Table = Annotated[
     Path | None, typer.Option("--out", help="Write the whole table to this CSV file.", callback=check_table)
@@ -174,12 +210,20 @@ class ModelOptions:
     dtype: Dtype = "float32"
     seed: Seed = 0
     download: Download = False
+    attention: Attention = "auto"
+    bos: Bos = "auto"
+    shown_as: ShownAs = ""
 
     def settings(self) -> "Settings":
         """The settings of a study without text of its own."""
         from workbench.study import Settings
 
-        return Settings(self.model, seed=self.seed, device=self.device, dtype=self.dtype, allow_download=self.download)
+        return Settings(self.model, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        """How the model is read and run, as settings of a study."""
+        names = ("seed", "device", "dtype", "attention", "bos", "shown_as")
+        return {"allow_download": self.download} | {name: getattr(self, name) for name in names}
 
 
 def source_and_domains(corpus: str, domains: str | None) -> tuple[str, tuple[str, ...] | None]:
@@ -230,14 +274,11 @@ class TextOptions(ModelOptions):
             self.model,
             *self.source,
             k=k,
-            seed=self.seed,
-            device=self.device,
-            dtype=self.dtype,
             preset=preset,
             batch_size=self.batch_size,
             truncate=self.truncate,
-            allow_download=self.download,
             max_characters=self.max_characters,
+            **self._how(),
         )
 
 
@@ -249,6 +290,9 @@ class SpecOptions:
     device: Device = ""
     dtype: Dtype = ""
     download: Download = False
+    attention: Attention = ""
+    bos: Bos = ""
+    shown_as: ShownAs = ""
 
 
 def bundled(command: Callable[..., None]) -> Callable[..., None]:

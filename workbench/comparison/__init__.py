@@ -1,10 +1,7 @@
 """Effect against damage: losses, KL, budgets, the domain classifier, and the comparison of steering methods."""
 
+from workbench.comparison.api import Comparison, compare
 from workbench.comparison.budgets import Budget, find_strength, find_strengths, kl_budget
-from workbench.comparison.comparison import against_unsteered, between_arms, compare_steering, phrase
-from workbench.comparison.measurement import measure_steering
-from workbench.comparison.presets import PRESETS, Plan, Preset, plan
-from workbench.comparison.results import LOSS, SHARE, ArmResult, Measurement
 from workbench.statistics import Interval, paired_interval
 from workbench.tasks.judges import ClassifierReport, DomainClassifier, fit_classifier
 from workbench.tasks.metrics import (
@@ -19,34 +16,23 @@ from workbench.tasks.metrics import (
 )
 
 __all__ = [
-    "LOSS",
-    "PRESETS",
-    "SHARE",
-    "ArmResult",
     "Budget",
     "ClassifierReport",
+    "Comparison",
     "DomainClassifier",
     "Interval",
-    "Measurement",
     "NeutralText",
-    "Plan",
-    "Preset",
     "StackedSteering",
-    "against_unsteered",
-    "between_arms",
-    "compare_steering",
+    "compare",
     "find_strength",
     "find_strengths",
     "fit_classifier",
     "generate_stacked",
     "is_repetitive",
     "kl_budget",
-    "measure_steering",
     "paired_interval",
     "passage_losses",
     "passage_tokens",
-    "phrase",
-    "plan",
     "token_kl",
     "token_losses",
 ]

@@ -149,4 +149,7 @@ def open_model(spec: ModelSpec) -> HookedModel:
         device_map=spec.device_map,
         revision=spec.revision or None,
         allow_download=spec.download,
+        attention=spec.attention,
+        bos=spec.bos,
+        shown_as=spec.shown_as,
     )

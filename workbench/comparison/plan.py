@@ -261,12 +261,12 @@ def plan_without_weights(spec: Spec) -> tuple[Plan, ModelShape]:
 
 
 def _promised(spec: Spec, kind: TaskKind, label: str) -> TaskFacts:
-    lacks = {*kind.lacks, *(() if kind.has_instruction else ("words",))}
-    lacks |= {"dial items of one length"} | ({"dial items"} if "contrast prompts" in lacks else set())
-    unmet = {
-        arm.name: f"tasks of kind {kind.name} have no {arm.needs}" if arm.needs in lacks else ""
-        for arm in arms_of_spec(spec)
-    }
+    lacks = {*kind.lacks, *(() if kind.has_instruction else ("instruction",))}
+    unmet = {}
+    for arm in arms_of_spec(spec):
+        reason = f"tasks of kind {kind.name} have no {arm.needs}" if arm.needs in lacks else ""
+        lengths = f"tasks of kind {kind.name} have prompts of several lengths" if arm.needs_one_length else ""
+        unmet[arm.name] = reason or lengths
     others = min(N_OFF_TARGET, max(0, len(kind.known_domains) - 1)) if kind.off_target else 0
     sizes = spec.sizes
     return TaskFacts(

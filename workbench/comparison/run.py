@@ -48,7 +48,7 @@ from workbench.interventions import (
     Setting,
     Steering,
 )
-from workbench.models import HookedModel
+from workbench.models import HookedModel, provenance
 from workbench.records import (
     BudgetKind,
     CellResult,
@@ -190,7 +190,7 @@ def _plan_facts(run: Run) -> dict[str, Any]:
     spec = run.spec
     return {
         "name": spec.name,
-        "model": {"name": run.model.name, "fingerprint": run.model.fingerprint},
+        "model": {"name": run.model.name, "fingerprint": run.model.fingerprint, **provenance(run.model)},
         "methods": list(spec.methods),
         "tasks": [one.name for one in run.tasks],
         "budgets": [list(level) for level in spec.budgets.levels()],

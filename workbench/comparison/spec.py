@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from workbench.records import BudgetKind
+from workbench.records import BudgetKind, Where
 from workbench.schema import Count, Distinct, Index, Name, Positive, Seed, Several, checked, from_plain
 
 
@@ -45,6 +45,8 @@ class ModelShape:
 class ModelSpec:
     """Which model, where and in which precision; `device_map` ("auto") spreads it over several devices.
 
+    `attention` and `bos` are those of `load_model`; `shown_as` is what the model is called in what is written.
+
     `shape` and `teraflops` (what the device sustains, an assumption) are for plans that are made without weights.
     """
 
@@ -54,6 +56,9 @@ class ModelSpec:
     device_map: str = ""
     revision: str = ""
     download: bool = False
+    attention: Name = "auto"
+    bos: Name = "auto"
+    shown_as: str = ""
     teraflops: Positive = 0.02
     shape: ModelShape | None = None
 
@@ -126,9 +131,6 @@ class SizeSpec:
     curves: bool = True
 
 
-SpecScope = Literal["all", "all_but_first", "prompt", "last_prompt", "generated", "from_last_prompt", "own"]
-
-
 @checked(SpecError)
 class Spec:
     """A comparison: methods and tasks, budgets, sizes and seeds. `k` coordinates are chosen where they are counted.
@@ -145,7 +147,7 @@ class Spec:
     sizes: SizeSpec = field(default_factory=SizeSpec)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct] = (0,)
     k: Count = 16
-    scope: SpecScope = "all_but_first"
+    scope: Literal[Where, "own"] = "all_but_first"
     controls: Annotated[tuple[Name, ...], Distinct] | None = None
 
     def __post_init__(self) -> None:
@@ -237,7 +239,7 @@ class MaskingSpec:
 
 def _digest(spec: "Spec | MaskingSpec", left_out: Sequence[str] = ()) -> str:
     plain = {name: value for name, value in dataclasses.asdict(spec).items() if name not in left_out}
-    for key in ("teraflops", "shape", "download", "device_map"):
+    for key in ("teraflops", "shape", "download", "device_map", "shown_as"):
         plain["model"].pop(key)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.records import RecordError, replacing
+
 FORMAT = "workbench-steering"
 FORMAT_VERSION = 2
 MEANING = {
@@ -32,21 +34,18 @@ class FileError(ValueError):
 
 
 def write_file(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a header of plain values, complete or not at all."""
+    """Write tensors and a header of plain values, complete or not at all; folders above the file are made."""
     stored = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     header = {**MEANING, **header, "library": version("dcd-workbench")}
     header["digest"] = _digest(stored, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
-    path = Path(path)
-    temporary = path.with_suffix(path.suffix + ".tmp")
     try:
-        save_file(stored, temporary, metadata=metadata)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise FileError(f"cannot write {path}: {error}") from error
-        raise
+        with replacing(path) as temporary:
+            save_file(stored, temporary, metadata=metadata)
+    except RecordError as error:
+        raise FileError(str(error)) from error
+    except SafetensorError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,6 +18,9 @@ COUNTS = frozenset(
     "vocab_size hidden_size num_attention_heads num_hidden_layers max_position_embeddings n_embd n_layer n_head "
     "n_positions d_model n_layers n_heads num_key_value_heads head_dim intermediate_size".split()
 )
+WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
+# What multiplies the width in some matrix of every model that has such a count.
+LENGTHS = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim", "num_local_experts", "num_experts", "head_dim")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # What the weights of a quantised folder need to be read: the package to import, and what to install.
 QUANTISATION_PACKAGES = {
@@ -77,7 +80,7 @@ def check_folder(folder: Path) -> None:
     check_weight_files(folder, [path.name for path in weights] + ([named] if named else []))
     if (folder / INDEX).is_file():
         check_index(folder / INDEX)
-    _check_depth(folder, config, weights)
+    _check_size(folder, config, weights)
 
 
 def check_index(path: Path) -> None:
@@ -105,12 +108,24 @@ def check_weight_files(folder: Path, names: list[str]) -> None:
             raise ModelError(f"{folder}/{name} is a link that leaves the folder; put the file itself there")
 
 
-def _check_depth(folder: Path, config: dict[str, Any], weights: list[Path]) -> None:
-    """More layers than stored tensors cannot be meant, and building them would take hours before anything fails."""
+def _check_size(folder: Path, config: dict[str, Any], weights: list[Path]) -> None:
+    """Raise for more layers than stored tensors, or a matrix of more entries than all files have bits.
+
+    Neither can be meant; building it would take hours, or more memory than there is, before anything fails.
+    """
+    n_tensors = sum(len(_header(path)) for path in weights)
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
+    width = next((text[key] for key in WIDTHS if isinstance(text.get(key), int)), 0)
+    n_bits = 8 * sum(path.stat().st_size for path in weights)
+    for key in LENGTHS:
+        length = text.get(key)
+        if isinstance(length, int) and length * width > n_bits:
+            raise ModelError(
+                f"{folder}/config.json names a matrix of {width} x {length} (width and {key}), more than the weights "
+                "hold; config and weights do not belong together"
+            )
     n_layers = next((text[key] for key in LAYER_COUNTS if isinstance(text.get(key), int)), 0)
-    n_tensors = sum(len(_header(path)) for path in weights)
     if n_layers > n_tensors:
         raise ModelError(
             f"{folder}/config.json names {n_layers} layers, but the weights hold {n_tensors} tensors; config and "

@@ -35,6 +35,8 @@ UNUSABLE = {
     "DeepseekV4ForCausalLM": "several residual streams per block, so block outputs have no single basis",
     "FalconMambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
     "HrmTextForCausalLM": "its blocks run several times per pass, so a block output is not one value",
+    "Mamba2ForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
+    "MambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
     "OuroForCausalLM": "its blocks run several times per pass, so a block output is not one value",
 }
 SUPPORTED = frozenset(SUPPORTED_ARCHITECTURES) - frozenset(UNUSABLE)

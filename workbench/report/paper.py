@@ -12,6 +12,7 @@ from workbench.environment import library_versions
 from workbench.figures import Drawing, Section, draw, export_figures, figure_fragment, share_plotly, write_page
 from workbench.figures.export import write_tables
 from workbench.figures.journal import Preset
+from workbench.records import folder_lock
 from workbench.report.study import blocks
 from workbench.runs import Run
 
@@ -32,7 +33,7 @@ def write_paper(
     """Write the figures and tables of a study, a comparison or a masked exam into `out`, with a manifest and a gallery.
 
     Returns the paths, and one line on what to install where only HTML and tables could be written. Raises ValueError
-    where there is nothing to draw.
+    where there is nothing to draw, and `LockedError` where another process writes `out`.
     """
     run, out = Run(Path(run_folder)), Path(out)
     drawings = draw(run)
@@ -40,10 +41,12 @@ def write_paper(
         raise ValueError(
             f"{run.folder} holds no records to draw; make a run with: workbench study or workbench compare"
         )
-    paths, obstacle = export_figures(drawings, out, _manifest(run), preset=preset)
-    paths += [path for name, frame in run_tables(run).items() for path in write_tables(frame, out / "tables" / name)]
-    gallery = write_gallery(drawings, run.folder, out / "gallery.html")
-    return [*paths, gallery, _write_index(drawings, out)], obstacle
+    tables = run_tables(run)
+    with folder_lock(out):
+        paths, obstacle = export_figures(drawings, out, _manifest(run), preset=preset)
+        paths += [path for name, frame in tables.items() for path in write_tables(frame, out / "tables" / name)]
+        gallery = write_gallery(drawings, run.folder, out / "gallery.html")
+        return [*paths, gallery, _write_index(drawings, out)], obstacle
 
 
 def run_tables(run: Run) -> dict[str, pd.DataFrame]:

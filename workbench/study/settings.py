@@ -54,12 +54,17 @@ class Settings:
     truncate: bool = False
     allow_download: bool = False
     max_characters: Count = 1500
+    attention: Name = "auto"
+    bos: Name = "auto"
+    shown_as: str = ""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(PRESETS)}")
         if self.model == PLANTED and str(self.corpus) not in ("builtin", PLANTED):
             raise ValueError("the planted model knows only the words of its own text; leave --corpus out")
+        if self.model == PLANTED and (self.attention, self.bos, self.shown_as) != ("auto", "auto", ""):
+            raise ValueError("the planted model takes no --attention, --bos or --name; leave them out")
         if self.model != PLANTED and str(self.corpus) == PLANTED:
             raise ValueError("the planted text belongs to the planted model; say --model planted")
 
@@ -70,7 +75,13 @@ def open_model(settings: Settings) -> HookedModel:
         model = _planted(settings.seed)[0]
     else:
         model = load_model(
-            settings.model, device=settings.device, dtype=settings.dtype, allow_download=settings.allow_download
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            allow_download=settings.allow_download,
+            attention=settings.attention,
+            bos=settings.bos,
+            shown_as=settings.shown_as,
         )
     if settings.k > model.d_model:
         raise ValueError(

@@ -100,8 +100,7 @@ def steering_run(
         k=min(k, model.d_model),
         controls=CONTROLS,
     )
-    run = prepare(spec, model, tasks)
-    return replace(run, rivals=RIVALS, n_together=len(METHODS) + 6, starts_at_direction=True)
+    return replace(prepare(spec, model, tasks), rivals=RIVALS, n_together=len(METHODS) + 6, starts_at_direction=True)
 
 
 def compare_on_corpus(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -88,7 +89,8 @@ def _fitted(rows: tuple[tuple[str, str], ...]) -> DomainClassifier:
     features = [set(text_features(text)) for text in texts]
     if len(set().union(*features)) == sum(map(len, features)):
         raise ValueError("the passages share no word and no 3-gram of characters; a classifier needs some that do")
-    vectors = TfidfVectorizer(analyzer=text_features, binary=True, min_df=2, smooth_idf=False)
+    analyzer: Any = text_features  # scikit-learn annotates names of analyzers only
+    vectors = TfidfVectorizer(analyzer=analyzer, binary=True, min_df=2, smooth_idf=False)
     pipeline = make_pipeline(vectors, LogisticRegression(C=INVERSE_PENALTY, max_iter=3000))
     return DomainClassifier(pipeline.fit(texts, labels), len(set(texts)))
 
