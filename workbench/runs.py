@@ -291,10 +291,12 @@ def new_run_folder(out: Path) -> Iterator[Path]:
                 _replace(out, unfinished)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
+        if isinstance(error, OSError) and error.filename is None:  # from a write: the disk is full, say
+            raise RunError(f"cannot write {out} ({error.strerror or error}); name another folder") from error
         raise
 
 

@@ -39,8 +39,8 @@ DATA = FittingData(
     NEGATIVE,
     pairs=tuple(Pair(*both) for both in PAIRS[::3]),
     contrast_prompts=(
-        ContrastPrompt("the court shall sum of cell", "river", "cell"),
-        ContrastPrompt("it was a river and y", "court", "x"),
+        ContrastPrompt("the court shall sum of cell", " river", " cell"),
+        ContrastPrompt("it was a river and y", " court", " x"),
     ),
     positive_exchanges=tuple(Exchange(f"{word} is", " the court shall sum") for word in ("x", "y", "it", "a")),
     negative_exchanges=tuple(Exchange(f"{word} is", " a river of y") for word in ("x", "y", "it", "a")),

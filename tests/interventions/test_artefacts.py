@@ -123,3 +123,10 @@ def test_settings_that_weights_do_not_show_are_noticed(tmp_path: Path) -> None:
     ):
         load_steering(path, base)
     load_steering(path, base)
+
+
+def test_equal_steerings_give_equal_files(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    for number in range(8):
+        save_steering(tmp_path / str(number), ContrastiveAddition(torch.arange(16.0), 1), model)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

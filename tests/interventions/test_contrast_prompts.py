@@ -51,10 +51,10 @@ def test_builtin_items_of_two_splits_share_no_subject_and_fit_the_builtin_model(
 def test_usable_items_are_those_of_one_token_and_the_commonest_length() -> None:
     model = tiny_model("llama")
     items = [
-        ContrastPrompt("the court", "x", "y"),
-        ContrastPrompt("a river", "x", "y"),
-        ContrastPrompt("a river and", "x", "y"),
-        ContrastPrompt("the cell", "x y", "y"),
+        ContrastPrompt("the court", " x", " y"),
+        ContrastPrompt("a river", " x", " y"),
+        ContrastPrompt("a river and", " x", " y"),
+        ContrastPrompt("the cell", " x y", " y"),
     ]
     assert usable_items(model, items) == tuple(items[:2])
     assert usable_items(model, items, one_length=False) == tuple(items[:3])
@@ -92,12 +92,12 @@ def test_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> N
 
 def test_what_was_learned_per_position_is_not_tested_on_another_length() -> None:
     model = tiny_model("llama", scale=3.0)
-    fitted = ActivationScaling.fit(model, [ContrastPrompt("the court shall", "x", "y")], objective=Objective(steps=1))
+    fitted = ActivationScaling.fit(model, [ContrastPrompt("the court shall", " x", " y")], objective=Objective(steps=1))
     assert fitted.prompt_length == 4  # with BOS
     with pytest.raises(
         SteeringError, match="prompts have 3 to 3 tokens, but ActivationScaling was learned on prompts of 4"
     ):
-        evaluate_scaling(model, fitted, [ContrastPrompt("the court", "x", "y")])
+        evaluate_scaling(model, fitted, [ContrastPrompt("the court", " x", " y")])
 
 
 def test_tasks_and_counts_that_cannot_be() -> None:

@@ -19,9 +19,9 @@ from workbench.models import HookedModel
 from workbench.records import Site
 
 ITEMS = [
-    ContrastPrompt("the court shall", "river", "cell"),
-    ContrastPrompt("a sum is", "court", "x"),
-    ContrastPrompt("it was the", "y", "of"),
+    ContrastPrompt("the court shall", " river", " cell"),
+    ContrastPrompt("a sum is", " court", " x"),
+    ContrastPrompt("it was the", " y", " of"),
 ]
 
 
@@ -124,8 +124,8 @@ def test_gradients_reach_through_hooks(model: HookedModel) -> None:
     ("items", "message"),
     [
         ([], "no prompts"),
-        ([*ITEMS, ContrastPrompt("x", "y", "of")], "tied to positions"),
-        ([ContrastPrompt("the court shall", "river cell", "x")], "single tokens"),
+        ([*ITEMS, ContrastPrompt("x", " y", " of")], "tied to positions"),
+        ([ContrastPrompt("the court shall", " river cell", " x")], "single tokens"),
     ],
 )
 def test_mistakes_raise(model: HookedModel, items: list[ContrastPrompt], message: str) -> None:
@@ -135,10 +135,10 @@ def test_mistakes_raise(model: HookedModel, items: list[ContrastPrompt], message
 
 def test_an_item_needs_two_answers() -> None:
     with pytest.raises(ValueError, match="are the same"):
-        ContrastPrompt("the", "x", "x")
+        ContrastPrompt("the", " x", " x")
 
 
 def test_unequal_prompts_are_fine_for_dyn_scalar(model: HookedModel) -> None:
-    items = [*ITEMS, ContrastPrompt("x", "y", "of")]
+    items = [*ITEMS, ContrastPrompt("x", " y", " of")]
     fitted = DynScalar.fit(model, items, objective=Objective(steps=2))
     assert capture(model, model.tokenize(["x"]), [fitted.sites[0]]).shape[-1] == fitted.probes.shape[-1]

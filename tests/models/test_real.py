@@ -80,20 +80,10 @@ def test_the_change_at_the_edited_site_is_strength_times_delta(
     torch.testing.assert_close(seen[1] - seen[0], 1.5 * steering.direction.expand_as(seen[0]), atol=1e-3, rtol=1e-3)
 
 
-def test_the_dimensions_of_a_domain_are_found_and_raise_its_text(model: HookedModel) -> None:
+def test_the_dimensions_of_a_domain_are_found(model: HookedModel) -> None:
     passages = [one for one in load_corpus("builtin", domains=("law", "code")) if one.split == "identify"]
     chosen = [one for domain in ("law", "code") for one in [p for p in passages if p.domain == domain][:12]]
     _, rows = collect(model, chosen, truncate=True)
     assert Counter(zip(rows.domains, rows.splits, strict=True)) == {("law", "identify"): 12, ("code", "identify"): 12}
     found = {dcd.domain: dcd for dcd in find_dcds(rows, k=8)}
     assert set(found) == {"law", "code"}
-    texts = {domain: [p.text[:400] for p in chosen if p.domain == domain] for domain in ("law", "code")}
-    law = CriticalDimensionSteering.fit(
-        model, texts["law"], texts["code"], layers=(15,), dimensions=tuple(range(model.d_model))
-    )
-    tokens = model.tokenize(["The"])
-    words = [model.text.ids(word)[0] for word in (" court", " State", " law", " person", " section")]
-    plain = model.logits(tokens)[0, -1].log_softmax(-1)[words].mean()
-    with steer(model, law, 2.0, "all"):
-        steered = model.logits(tokens)[0, -1].log_softmax(-1)[words].mean()
-    assert steered > plain

@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import Layer, TextOptions, check_table
+from workbench.cli.options import MOST, Layer, TextOptions, check_table
 
 
 def card(
     options: TextOptions,
-    dimension: Annotated[int, typer.Option("--dimension", min=0, help="Residual dimension, counted from 0.")],
+    dimension: Annotated[int, typer.Option("--dimension", min=0, max=MOST, help="Residual dimension, counted from 0.")],
     domain: Annotated[str, typer.Option("--domain", help="Domain from which it is seen.")],
     layer: Layer = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", exists=True, file_okay=False, help="Read this run, with its model and text."),
     ] = None,
-    passages: Annotated[int, typer.Option("--passages", min=2, help="Passages per domain.")] = 60,
+    passages: Annotated[int, typer.Option("--passages", min=2, max=MOST, help="Passages per domain.")] = 60,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.", callback=check_table)] = Path("card.html"),
 ) -> None:
     """Write everything known of one dimension as one HTML file that opens offline."""

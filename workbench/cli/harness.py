@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import AllowOtherWeights, Artefact, ModelOptions, Scope, Strength, check_table, words
+from workbench.cli.options import (
+    MOST,
+    AllowOtherWeights,
+    Artefact,
+    ModelOptions,
+    Scope,
+    Strength,
+    check_table,
+    words,
+)
 
 if TYPE_CHECKING:
     from workbench.harness import HarnessResult
@@ -21,8 +30,8 @@ def lm_eval(
     include: Annotated[
         Path | None, typer.Option("--include", exists=True, file_okay=False, help="Folder with task files of your own.")
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Examples in the prompt.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Documents per task.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, max=MOST, help="Examples in the prompt.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, max=MOST, help="Documents per task.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat format.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the result to this JSON file.", callback=check_table)
@@ -37,7 +46,7 @@ def lm_eval(
     from workbench.harness import evaluate_harness, require_harness
     from workbench.interventions import load_steering
     from workbench.models import provenance
-    from workbench.records import to_plain
+    from workbench.records import to_plain, write_whole
     from workbench.study import open_model
 
     require_harness()
@@ -61,10 +70,9 @@ def lm_eval(
     )
     _print(result)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         facts = {"model": {"name": loaded.name, "fingerprint": loaded.fingerprint, **provenance(loaded)}}
         facts |= {"artefact": saved.header} if saved is not None else {}
-        out.write_text(json.dumps({**to_plain(result), **to_plain(facts)}, indent=2) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps({**to_plain(result), **to_plain(facts)}, indent=2) + "\n")
         typer.echo(f"result: {out}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from workbench.cli.options import PlanOnly, RunFolder, SpecFile, SpecOptions, TextOptions, check_file
+from workbench.cli.options import MOST, PlanOnly, RunFolder, SpecFile, SpecOptions, TextOptions, check_file
 from workbench.records import TokenSet
 
 if TYPE_CHECKING:
@@ -48,10 +48,12 @@ def mask(
         RankingPath,
         typer.Option("--path", help="Ranking: screened (gradients, then the best m) or full (mask every one)."),
     ] = "screened",
-    k: Annotated[int, typer.Option("--k", min=1, help="Top dimensions that the ranking is to hold.")] = 10,
-    m: Annotated[int, typer.Option("--m", min=1, help="Screened: dimensions per domain that are masked exactly.")] = 32,
+    k: Annotated[int, typer.Option("--k", min=1, max=MOST, help="Top dimensions that the ranking is to hold.")] = 10,
+    m: Annotated[
+        int, typer.Option("--m", min=1, max=MOST, help="Screened: dimensions per domain that are masked exactly.")
+    ] = 32,
     passages: Annotated[
-        int, typer.Option("--passages", min=2, help="Passages per domain, of identify and of test.")
+        int, typer.Option("--passages", min=2, max=MOST, help="Passages per domain, of identify and of test.")
     ] = 24,
     masked_at: Annotated[TokenSet, typer.Option("--masked-at", help="Tokens that are masked.")] = "all tokens",
     counted_at: Annotated[

@@ -116,7 +116,6 @@ def fit(options: FitOptions, settings: Settings) -> Fitted:
     model = open_model(settings)
     fitted = fit_method(model, options.method, options.source, options.setting, settings)
     scope = None if options.scope is None else read_scope(options.scope)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_steering(options.out, fitted.steering, model, scope=scope, data_hashes={"data": fitted.data_hash})
     return fitted
 
@@ -194,7 +193,6 @@ def continuations(prompt: str, options: SteerOptions, settings: Settings) -> tup
     with steer(model, steering, options.strength, scope):
         steered = model.decode(model.generate(tokens, **generation)[0], after=prompt)
     if options.out is not None:  # last, so that a mistake that shows only now leaves no file
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         save_steering(options.out, steering, model, scope=scope, data_hashes={"data": data_hash})
     return plain, steered, steering
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import (
+    MOST,
     AllowOtherWeights,
     Artefact,
     Domain,
@@ -17,6 +18,7 @@ from workbench.cli.options import (
     TextOptions,
     UnitCount,
     check_table,
+    finite,
 )
 
 PERSONA = "pirate, robot, poet or child; or JSON lines of {prompt, positive, negative}."
@@ -36,8 +38,13 @@ def steer(
     k: UnitCount = None,
     strength: Strength = 1.0,
     scope: Scope = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length of the continuation.")] = 60,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, max=MOST, help="Length of the continuation.")
+    ] = 60,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", min=0, help="0 takes the likeliest token.", callback=finite("--temperature")),
+    ] = 0.0,
     out: Annotated[Path | None, SavedTo] = None,
 ) -> None:
     """Continue a text without and with steering."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.study import Settings
 
 BUILTIN, PLANTED = "builtin", "planted"
+MOST = 2**31 - 1  # of anything that is counted: more is a slip of the hand
 ATTENTIONS, BOS_RULES = ("sdpa", "eager"), ("auto", "always", "never")
 TEXT_PANEL, RUN_PANEL = "Model and text", "How it runs"
 
@@ -50,11 +51,15 @@ def check_model(name: str) -> str:
     return name
 
 
-def check_finite(value: float) -> float:
-    """Raise for NaN and infinity."""
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is no strength; give a finite number, such as 2 or -1.5")
-    return value
+def finite(option: str) -> Callable[[float], float]:
+    """A check that raises for NaN and infinity, naming the option."""
+
+    def check(value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError(f"{option} = {value} should be a finite number, such as 2 or 0.5")
+        return value
+
+    return check
 
 
 def read_where(text: str) -> Where | tuple[int, ...]:
@@ -119,7 +124,9 @@ Domains = Annotated[
 ]
 MaxCharacters = Annotated[
     int,
-    typer.Option("--max-characters", min=1, help="Longer documents are cut into passages.", rich_help_panel=TEXT_PANEL),
+    typer.Option(
+        "--max-characters", min=1, max=MOST, help="Longer documents are cut into passages.", rich_help_panel=TEXT_PANEL
+    ),
 ]
 Truncate = Annotated[
     bool,
@@ -156,19 +163,21 @@ ShownAs = Annotated[
     str, typer.Option("--name", help="What the model is called in what is written.", rich_help_panel=TEXT_PANEL)
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Passages per forward pass.", rich_help_panel=RUN_PANEL)
+    int, typer.Option("--batch-size", min=1, max=MOST, help="Passages per forward pass.", rich_help_panel=RUN_PANEL)
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Less text, fewer items; what is left out is reported.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print only how much there is to do; no weights needed.")]
-K = Annotated[int, typer.Option("--k", min=1, help="Dimensions per domain.")]
+K = Annotated[int, typer.Option("--k", min=1, max=MOST, help="Dimensions per domain.")]
 UnitCount = Annotated[
-    int | None, typer.Option("--k", min=1, help="Units, heads or dimensions; the method's number by default.")
+    int | None, typer.Option("--k", min=1, max=MOST, help="Units, heads or dimensions; the method's number by default.")
 ]
 SelectionName = Annotated[Selection, typer.Option("--selection", help="How dimensions are selected.")]
 Domain = Annotated[str | None, typer.Option("--domain", help="This domain against all others.")]
-Layer = Annotated[int | None, typer.Option("--layer", min=0, help="Counted from 0; chosen by the method by default.")]
+Layer = Annotated[
+    int | None, typer.Option("--layer", min=0, max=MOST, help="Counted from 0; chosen by the method by default.")
+]
 Strength = Annotated[
-    float, typer.Option("--strength", help="Multiplies the edit; negative reverses it.", callback=check_finite)
+    float, typer.Option("--strength", help="Multiplies the edit; negative reverses it.", callback=finite("--strength"))
 ]
 Scope = Annotated[
     str | None,

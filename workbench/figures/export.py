@@ -102,7 +102,7 @@ def export_figures(
     ]
     path = folder / "manifest.json"
     text = json.dumps({**manifest, "figures": listed}, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")
     high = [item["name"] for item in listed if not item["fits"]]
     if high and not obstacle:
         obstacle = f"higher than the column allows, so that rows do not overprint: {', '.join(high)}; try two-column"

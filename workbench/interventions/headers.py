@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.interventions.base import Steering, SteeringError, Where
 from workbench.interventions.files import MEANING
-from workbench.schema import Index, Name, checked, from_plain
+from workbench.schema import Count, Index, Name, checked, from_plain
 
 KEPT = 100  # characters of a value that a message repeats
 
@@ -25,6 +25,23 @@ class SavedScope:
 
 
 @checked(SteeringError)
+class MadeWith:
+    """As `workbench.models.provenance` gives it."""
+
+    dtype: Name
+    attention: str | None
+    bos: Name
+    first_tokens: tuple[str, ...]
+    chat_template: str
+    tokenizer: Name
+    layers: Count
+    d_model: Count
+    origin: dict[str, str]
+    libraries: dict[str, str]
+    probe_logits: tuple[float, ...]
+
+
+@checked(SteeringError)
 class Header:
     """The keys of a header without those of `MEANING`; `parts` are those of a combination."""
 
@@ -35,7 +52,7 @@ class Header:
     fingerprint: Name
     data: dict[str, str]
     library: str
-    made_with: dict[str, Any]
+    made_with: MadeWith
     values: dict[str, Any] | None = None
     parts: tuple[dict[str, Any], ...] | None = None
 

@@ -45,9 +45,11 @@ def differences(found: dict[str, Any], model: HookedModel, *, is_same_model: boo
     """What differs between the model of a record and this one, in words; shapes, tokenizer and probe logits."""
     now = provenance(model)
     names = ("layers", "d_model", "tokenizer", *(("chat_template",) if is_same_model else ()))
-    listed = [f"{name} {found[name]!r} there, {now[name]!r} here" for name in names if found.get(name) != now[name]]
+    listed = [f"{name} {found.get(name)!r} there, {now[name]!r} here" for name in names if found.get(name) != now[name]]
     there, here = torch.tensor(found.get("probe_logits", [])), torch.tensor(now["probe_logits"])
-    if is_same_model and found.get("dtype") == now["dtype"] and there.shape == here.shape:
+    if is_same_model and there.shape != here.shape:
+        listed.append(f"{len(there)} probe logits there, {len(here)} here")
+    elif is_same_model and found.get("dtype") == now["dtype"]:
         gap = float((there - here).abs().max() / there.abs().max().clamp(min=1e-6))
         listed += [f"probe logits differ by {gap:.2g} of their size"] if gap > PROBE_TOLERANCE else []
     return listed

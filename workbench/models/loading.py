@@ -34,10 +34,13 @@ UNUSABLE = {
     "BertLMHeadModel": "an encoder, whose tokens see those that follow",
     "DeepseekV4ForCausalLM": "several residual streams per block, so block outputs have no single basis",
     "FalconMambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
+    "GraniteMoeHybridForCausalLM": "TransformerLens 4.3 lacks a part of it, its rotary embedding",
     "HrmTextForCausalLM": "its blocks run several times per pass, so a block output is not one value",
     "Mamba2ForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
     "MambaForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
+    "OpenAIGPTLMHeadModel": "its block outputs are not what Hugging Face reports as hidden states",
     "OuroForCausalLM": "its blocks run several times per pass, so a block output is not one value",
+    "RwkvForCausalLM": "its block outputs are not what Hugging Face reports as hidden states",
 }
 SUPPORTED = frozenset(SUPPORTED_ARCHITECTURES) - frozenset(UNUSABLE)
 # Folder names that say nothing about the model in them.

@@ -31,6 +31,11 @@ class NativeAttention(nn.Module):
         ):
             self.plain._modules[name] = output  # joint projections are copies in the bridge; z stands before this one
 
+    @property
+    def o(self) -> Any:
+        """The output projection, whose input is z."""
+        return self.bridge._modules["o"]
+
     def forward(self, *arguments: Any, **options: Any) -> Any:
         if arguments:
             arguments = (self.bridge.hook_in(arguments[0]), *arguments[1:])

@@ -12,7 +12,7 @@ from workbench.environment import library_versions
 from workbench.figures import Drawing, Section, draw, export_figures, figure_fragment, share_plotly, write_page
 from workbench.figures.export import write_tables
 from workbench.figures.journal import Preset
-from workbench.records import folder_lock
+from workbench.records import folder_lock, write_whole
 from workbench.report.study import blocks
 from workbench.runs import Run
 
@@ -87,7 +87,7 @@ def _write_index(drawings: Sequence[Drawing], out: Path) -> Path:
         lines += [f"## {drawing.name}", "", f"![{drawing.caption}]({drawing.name}.png)", "", drawing.caption, ""]
         lines += [f"`{drawing.call}`", ""]
     path = out / "README.md"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_whole(path, "\n".join(lines))
     return path
 
 
