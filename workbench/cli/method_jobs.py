@@ -95,10 +95,6 @@ class SteerOptions:
     allow_other_weights: bool = False
 
     def __post_init__(self) -> None:
-        if (self.domain is None) == (self.artefact is None):
-            raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
-        if self.artefact is not None and self.out is not None:
-            raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
         FitSource(domain=self.domain or "").check(method_named(self.method))
 
 

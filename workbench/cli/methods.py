@@ -48,6 +48,10 @@ def steer(
     out: Annotated[Path | None, SavedTo] = None,
 ) -> None:
     """Continue a text without and with steering."""
+    if (domain is None) == (artefact is None):
+        raise ValueError("say what to steer with: either --domain NAME or --artefact FILE")
+    if artefact is not None and out is not None:
+        raise ValueError("--out keeps a fitted steering, --artefact uses a saved one; give one of them")
     from workbench.cli import method_jobs, output
     from workbench.interventions import Setting
 
