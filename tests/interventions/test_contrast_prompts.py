@@ -77,16 +77,18 @@ def test_files_of_lines_and_of_lists_say_the_same(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no items"),
-        ("{not json", "is not JSON"),
-        ('{"prompt": "a", "correct": "b"}', "item 1 of .* has no wrong"),
+        ("{not json", "line 1 of .* is not valid JSON"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"prompt": ' + "[" * 200_000, "line 1 of .* nested too deeply"),
+        ('{"prompt": "a", "correct": "b"}', "line 1 of .* has no wrong"),
         ('{"prompt": "a", "correct": "b", "wrong": "b"}', "are the same"),
-        ('["a"]', "item 1"),
+        ('["a"]', "entry 0"),
     ],
 )
 def test_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(text)
-    with pytest.raises(SteeringError, match=message):
+    with pytest.raises(ValueError, match=message):
         read_items(path)
 
 

@@ -97,7 +97,8 @@ def test_exchanges_of_a_file(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("", "holds no exchanges"),
-        ("x", "not JSON lines"),
+        ("x", "line 1 of .* is not valid JSON"),
+        ("[" * 200_000, "nested too deeply"),
         ('{"prompt": "a", "positive": " b"}', "line 1 of .* has no negative"),
         ('{"prompt": "a", "positive": " b", "negative": " b"}', "no contrast"),
     ],
@@ -105,5 +106,5 @@ def test_exchanges_of_a_file(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "exchanges.jsonl"
     path.write_text(line)
-    with pytest.raises(SteeringError, match=message):
+    with pytest.raises(ValueError, match=message):
         read_exchanges(path)

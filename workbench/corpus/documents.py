@@ -77,7 +77,7 @@ def files_by_domain(folder: Path, asked: Collection[str] = ()) -> dict[str, list
     _log.info("%s: domains %s", folder, names)
     if left_out:
         shown = ", ".join(str(path.relative_to(folder)) for path in left_out)
-        _log.warning("%s: left out %s, which look like no text of a domain; domains are %s", folder, shown, names)
+        _log.warning("%s: left out %s (not the text of a domain); domains are %s", folder, shown, names)
     return files
 
 

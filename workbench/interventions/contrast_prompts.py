@@ -8,7 +8,6 @@ Methods that are learned per position need prompts of one length, and all need a
 keeps the items that fit a model, so that the same task serves models with different tokenizers.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from workbench.behaviours import load_behaviours
+from workbench.corpus.rows import read_rows
 from workbench.interventions.base import SteeringError
 from workbench.models import HookedModel
 from workbench.records import SPLITS
@@ -99,15 +99,10 @@ def builtin_items(task: Task | str, split: str, *, per_subject: int = 6, seed: i
 
 def read_items(path: Path) -> tuple[ContrastPrompt, ...]:
     """Items from a JSON list, or from JSON lines, of {prompt, correct, wrong}; answers as they follow the prompt."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        is_list = text.lstrip().startswith("[")
-        rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SteeringError(f"{path} is not JSON ({error}); write one {{prompt, correct, wrong}} per line") from error
+    rows = read_rows(path)
     if not rows:
         raise SteeringError(f"{path} holds no items; write one {{prompt, correct, wrong}} per line")
-    return tuple(_item(row, f"item {number} of {path}") for number, row in enumerate(rows, 1))
+    return tuple(_item(row, place) for row, place in rows)
 
 
 def _item(row: Any, origin: str) -> ContrastPrompt:

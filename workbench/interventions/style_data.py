@@ -1,12 +1,12 @@
 """Responses in a persona and plain ones: from a file, or generated from the built-in persona prompts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.behaviours import BehaviourItem, is_right, load_behaviours
+from workbench.corpus.rows import read_rows
 from workbench.interventions.base import SteeringError
 from workbench.interventions.style_heads import Exchange
 from workbench.models import HookedModel
@@ -86,15 +86,10 @@ def read_exchanges(path: Path) -> PersonaExchanges:
 
     `plain_prompt` may be given where the plain response followed another prompt.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SteeringError(
-            f"{path} is not JSON lines ({error}); write {{prompt, positive, negative}} per line"
-        ) from error
+    rows = read_rows(path)
     if not rows:
         raise SteeringError(f"{path} holds no exchanges; write one {{prompt, positive, negative}} per line")
-    both = [_exchange(row, f"line {number} of {path}") for number, row in enumerate(rows, 1)]
+    both = [_exchange(row, place) for row, place in rows]
     return PersonaExchanges(tuple(one for one, _ in both), tuple(other for _, other in both), len(rows))
 
 
