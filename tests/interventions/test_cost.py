@@ -11,7 +11,7 @@ from workbench.interventions import ActAdd, ActivationScaling, DirectionalAblati
 from workbench.models import HookedModel
 
 PER_PASS = 10  # positions, scope and count of the tokens, once however many sites there are
-PER_SITE = 6
+PER_SITE = 7  # one of them the copy that keeps a method from writing to the activations
 NAMES = ("mlp_out.0", "attn_out.2")
 
 

@@ -64,6 +64,7 @@ class _PassState(threading.local):
 
     prompt_lengths: Tensor | None = None
     call: Call | None = None
+    noted: tuple[Any, ...] = ()  # what the outer module of the pass was called with
 
 
 LARGEST_SEED = 2**32 - 1  # what NumPy, scikit-learn and torch all take
@@ -499,6 +500,10 @@ class HookedModel:
         cache = options.get("past_key_values")
         batch, length = ids.shape[:2]
         past = 0 if cache is None else int(cache.get_seq_length())
+        given = (ids, mask, past, self._state.prompt_lengths)
+        outer, self._state.noted = self._state.noted, () if module is self.hf_model.base_model else given
+        if len(outer) == len(given) and all(one is other for one, other in zip(outer, given, strict=True)):
+            return  # the base model, called by the model that has noted this pass
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
             raise ModelError("a static cache hides which tokens are padding; generate with a dynamic cache")
         if mask is None:
