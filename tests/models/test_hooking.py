@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -188,6 +189,7 @@ def test_a_reading_hook_that_returns_a_tensor_is_refused() -> None:
         model.logits(laws.right(model))
 
 
+@dataclass(frozen=True, repr=False)
 class Overwriting(Steering):
     """Doubles the activations, and spoils what it was given."""
 
