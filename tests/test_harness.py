@@ -111,6 +111,7 @@ def test_the_command_takes_a_sibling_only_where_that_is_allowed_and_writes_what_
 
 @quiet
 def test_a_request_outside_the_scope_raises_instead_of_running_unsteered(model: HookedModel, folder: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed (extra eval)")
     push = ContrastiveAddition(torch.ones(16), 1)
     with pytest.raises(HarnessError, match="has none in scope"):
         evaluate_harness(model, ["mini_choice"], push, 1.0, Scope((40,)), include=folder)

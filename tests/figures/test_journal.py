@@ -129,7 +129,7 @@ def test_named_rows_never_overprint(name: str, preset: str) -> None:
 
 
 def test_a_preset_of_ones_own_brings_its_font_and_colours() -> None:
-    mine = Preset("poster", width_mm=120, points=10, font="Georgia", colours=("#111111", "#222222"))
+    mine = Preset("poster", width_mm=120.0, points=10.0, font="Georgia", colours=("#111111", "#222222"))
     made = journal_figure(drawn("profile"), mine)
     assert made.layout.font.family == "Georgia"
     assert {trace.line.color for trace in made.data} == {"#111111", "#222222"}
